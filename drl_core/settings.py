@@ -1,0 +1,203 @@
+"""One typed configuration: a JSON file per environment, environment variables over it, validated.
+
+`load` reads `config/default.json`, then `config/<DRL_ENV>.json` over it, then variables named
+`DRL_<SECTION>__<FIELD>` (or `DRL_<FIELD>` at the top). A wrong value is a `SettingsError` that names
+the field and where it came from. `Watcher` reloads what is safe to change while running.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from drl_core.reward import CostTable
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+PositiveInt = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Learning(_Section):
+    """How a policy is learned."""
+
+    preset: Literal["default", "report"] = "default"
+    seed: int = 0
+    gradient_steps: PositiveInt = 5000
+    """Of the default preset, for one run of `trained_checkpoint`."""
+    episodes: PositiveInt = 500
+    """Of the report's preset."""
+    hidden_layers: list[PositiveInt] = field(default_factory=lambda: [256, 256])
+    replay_capacity: Annotated[int, Meta(ge=10_000)] = 100_000
+    test_share: Annotated[float, Meta(gt=0, lt=1)] = 0.25
+    """Share of sessions that are held out for evaluation, chosen by hash, never trained on."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Retraining(_Section):
+    """When the asset graph acts by itself."""
+
+    landing_interval_s: PositiveInt = 5
+    retrain_interval_s: PositiveInt = 5
+    min_new_experiences: PositiveInt = 500
+    max_batches_per_tick: PositiveInt = 1
+    keep_live_batches: Annotated[int, Meta(ge=1, le=9_000)] = 500
+    """Older batches are compacted by day."""
+
+
+class Serving(_Section):
+    """The inference service."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    mode: Literal["observe", "enforce"] = "observe"
+    reload_interval_s: Annotated[float, Meta(ge=0.01, le=60)] = 0.05
+    max_episodes: PositiveInt = 100_000
+    """Episodes whose carry is kept; the least recently used is evicted."""
+    max_body_bytes: PositiveInt = 16 << 20
+    max_batch: PositiveInt = 10_000
+
+
+class Alerts(_Section):
+    """Where a failed run is reported, beside the log."""
+
+    webhook_url: str | None = None
+    timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
+
+
+class Settings(_Section):
+    """Everything that can be configured."""
+
+    environment: str = "default"
+    home: str = ".drl"
+    """Folder of all state: landing zone, tables, checkpoints, models, keys, embedded database."""
+    database_url: str | None = None
+    """PostgreSQL 15 or later with pgvector; unset: the embedded one."""
+    ui_port: Port = 3000
+    learning: Learning = field(default_factory=Learning)
+    retraining: Retraining = field(default_factory=Retraining)
+    serving: Serving = field(default_factory=Serving)
+    alerts: Alerts = field(default_factory=Alerts)
+    costs: CostTable = field(default_factory=CostTable)
+
+    @property
+    def home_path(self) -> Path:
+        return Path(self.home).expanduser().resolve()
+
+
+class SettingsError(ValueError):
+    """A configuration that cannot be used; the message names the field and what it should be."""
+
+
+_SECTIONS = ("learning", "retraining", "serving", "alerts", "costs")
+_RESERVED = {"DRL_ENV", "DRL_CONFIG"}
+
+
+def load(folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the configuration.
+
+    Args:
+        folder: holds `default.json` and `<environment>.json`; `DRL_CONFIG`, else `config/` in the
+            working directory. Missing files mean defaults, unless the environment was named.
+        environ: the environment variables.
+
+    Raises:
+        SettingsError: unreadable file, unknown field, wrong value.
+    """
+    folder = folder or Path(environ.get("DRL_CONFIG", "config"))
+    name = environ.get("DRL_ENV", "default")
+    merged: dict[str, Any] = {"environment": name}
+    for path in dict.fromkeys((folder / "default.json", folder / f"{name}.json")):
+        if path.exists():
+            _merge(merged, _read(path))
+        elif name != "default" and path.stem == name:
+            raise SettingsError(f"DRL_ENV={name}, but {path} does not exist")
+    try:
+        file_settings = msgspec.convert(merged, Settings)
+    except msgspec.ValidationError as cause:
+        raise SettingsError(f"configuration in {folder}: {cause}") from None
+    return _apply_environment(file_settings, environ)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as cause:
+        raise SettingsError(f"{path}: {cause}") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: a JSON object is expected")
+    return content
+
+
+def _merge(into: dict[str, Any], over: dict[str, Any]) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _apply_environment(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    merged: dict[str, Any] = msgspec.to_builtins(settings)
+    for variable, text in environ.items():
+        if not variable.startswith("DRL_") or variable in _RESERVED:
+            continue
+        path = variable.removeprefix("DRL_").lower().split("__")
+        if len(path) == 2 and path[0] in _SECTIONS:
+            section: dict[str, Any] = merged[path[0]]
+        elif len(path) == 1 and path[0] in Settings.__struct_fields__ and path[0] not in _SECTIONS:
+            section = merged
+        else:
+            continue  # other programs may have DRL_ variables of their own
+        if path[-1] not in section:
+            raise SettingsError(f"{variable}: there is no field {path[-1]} in {path[0]}")
+        before = section[path[-1]]
+        section[path[-1]] = _from_text(text)
+        try:
+            msgspec.convert(merged, Settings, strict=False)
+        except msgspec.ValidationError as cause:
+            section[path[-1]] = before
+            raise SettingsError(f"{variable}={text!r}: {cause}") from None
+    return msgspec.convert(merged, Settings, strict=False)
+
+
+def _from_text(text: str) -> Any:
+    if text[:1] in "[{":
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            return text
+    return text
+
+
+class Watcher:
+    """Reloads the configuration when one of its files changes; a bad file leaves the old one."""
+
+    def __init__(self, folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> None:
+        self._folder = folder or Path(environ.get("DRL_CONFIG", "config"))
+        self._environ = environ
+        self._stamp = self._stamps()
+        self.current = load(self._folder, environ)
+
+    def poll(self) -> bool:
+        """True where a change was taken.
+
+        Raises:
+            SettingsError: the changed files are not usable; `current` is as before.
+        """
+        stamp = self._stamps()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        self.current = load(self._folder, self._environ)
+        return True
+
+    def _stamps(self) -> tuple[tuple[str, int, int], ...]:
+        found = sorted(self._folder.glob("*.json"))
+        return tuple((p.name, (s := p.stat()).st_mtime_ns, s.st_size) for p in found)

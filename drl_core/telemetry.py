@@ -1,0 +1,284 @@
+"""The telemetry event: one observation window of one episode. Parsing, validation, sanitising.
+
+Bytes from sandboxes, files or HTTP come in; `Event` structs that hold the whole contract come out.
+Anything else is a `TelemetryError` that names the field and the record. Every source, the landing
+zone and the service use this one parser.
+"""
+
+import datetime as dt
+import re
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA_VERSION: Literal[1] = 1
+MAX_RECORD_BYTES = 1 << 20
+"""A single event larger than this is refused before it is parsed."""
+
+_FLOAT32_MAX = 3.4028234e38
+
+Count = Annotated[float, Meta(ge=0, le=_FLOAT32_MAX)]
+Signal = Annotated[float, Meta(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
+Name = Annotated[str, Meta(max_length=256)]
+SandboxId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z")]
+EpisodeId = Annotated[str, Meta(min_length=1, max_length=256)]
+EpochMs = Annotated[float, Meta(ge=0, le=253402300799999)]
+Timestamp = Annotated[dt.datetime, Meta(tz=True)]
+
+SIGNALS = (
+    "syscall_count",
+    "file_read_count",
+    "file_write_count",
+    "network_connections",
+    "bytes_sent",
+    "bytes_received",
+    "child_processes",
+    "cpu_usage",
+    "memory_usage",
+    "registry_modification",
+    "privilege_escalation_attempt",
+    "code_injection_detected",
+)
+"""The 12 signals that the features are made of, in feature order. None means not measured."""
+
+
+class Stage(StrEnum):
+    """`positive`: flagged by a detector, the run looks for false positives; `negative`: passed."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+
+
+class Outcome(StrEnum):
+    """What the sandbox confirmed of a dispatched action; checked, never assumed."""
+
+    APPLIED = "applied"
+    ALREADY_APPLIED = "already_applied"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    UNKNOWN = "unknown"
+
+
+class Process(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The observed process. Holds no command line: secrets live there."""
+
+    name: Name | None = None
+    pid: Annotated[int, Meta(ge=0)] | None = None
+    ppid: Annotated[int, Meta(ge=0)] | None = None
+    image_path: Annotated[str, Meta(max_length=1024)] | None = None
+
+
+class Intervention(Struct, frozen=True, kw_only=True):
+    """A real action that was taken after this window, with the probability it was chosen with."""
+
+    action: Annotated[int, Meta(ge=0, le=4)]
+    propensity: Annotated[float, Meta(gt=0, le=1)]
+    outcome: Outcome
+
+
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One observation window. (sandbox_id, episode_id, step) is its identity.
+
+    Counts are per window of `window_s` seconds, `cpu_usage` is percent of one core, `memory_usage`
+    is MiB resident. `is_malicious`, `severity` and `attack_type` are labels: no feature reads them.
+    `session_id` names the recording that the episode was cut from; evaluation splits by it.
+    `isolation_level` is the level in force during the window.
+    """
+
+    episode_id: EpisodeId | int
+    step: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    schema_version: Literal[1] = SCHEMA_VERSION
+    sandbox_id: SandboxId = "default"
+    stage: Stage = Stage.POSITIVE
+    session_id: EpisodeId | None = None
+    artifact_sha256: Sha256 | None = None
+    timestamp: Timestamp | EpochMs | None = None
+    window_s: Annotated[float, Meta(ge=0.001, le=86400)] = 1.0
+    process: Process | None = None
+    syscall_count: Count | None = None
+    file_read_count: Count | None = None
+    file_write_count: Count | None = None
+    network_connections: Count | None = None
+    bytes_sent: Count | None = None
+    bytes_received: Count | None = None
+    child_processes: Count | None = None
+    cpu_usage: Count | None = None
+    memory_usage: Count | None = None
+    registry_modification: bool | None = None
+    privilege_escalation_attempt: bool | None = None
+    code_injection_detected: bool | None = None
+    isolation_level: Annotated[int, Meta(ge=0, le=3)] = 0
+    episode_end: bool = False
+    """True on the last window where the artefact ended by itself; otherwise only the record ends."""
+    extra: dict[Annotated[str, Meta(max_length=128)], Signal] | None = None
+    intervention: Intervention | None = None
+    is_malicious: bool | None = None
+    severity: Annotated[float, Meta(ge=0, le=1)] | None = None
+    attack_type: Annotated[str, Meta(max_length=128)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_malicious is None and (self.severity is not None or self.attack_type):
+            raise ValueError(
+                "is_malicious is missing, but severity or attack_type is set: send all labels or none"
+            )
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """The event's identity: a second event with the same key is a redelivery."""
+        return self.sandbox_id, str(self.episode_id), self.step
+
+    @property
+    def timestamp_ms(self) -> int | None:
+        """End of the window in epoch milliseconds, None where the source gave no time."""
+        when = self.timestamp
+        if isinstance(when, dt.datetime):
+            return round(when.timestamp() * 1000)
+        return None if when is None else round(when)
+
+
+class TelemetryError(ValueError):
+    """A record that is not a valid event: which field, which record, and what to send instead."""
+
+    def __init__(self, field: str, message: str, record: int | None = None) -> None:
+        self.field = field
+        self.message = message
+        self.record = record
+        where = "" if record is None else f"record {record}: "
+        super().__init__(f"{where}{field}: {message}")
+
+
+class DeadLetter(Struct, frozen=True):
+    """A refused record with its reason, as kept in the dead-letter file."""
+
+    source: str
+    record: int
+    field: str
+    reason: str
+    payload: str
+
+
+_decoder = msgspec.json.Decoder(Event)
+_lines_decoder = msgspec.json.Decoder(list[Event])
+_path = re.compile(r" - at `\$(?:\[\.*\d*\])?\.?([^`]*)`$")
+_leading_field = re.compile(r"^([a-z_][a-z0-9_]*)\b(?: \S+)? is ")
+
+
+def _error(cause: Exception, record: int | None) -> TelemetryError:
+    text = str(cause)
+    found = _path.search(text)
+    message = _path.sub("", text)
+    if missing := re.match(r"Object missing required field `(\w+)`", text):
+        return TelemetryError(missing[1], "is required and missing", record)
+    if found and found[1]:
+        return TelemetryError(found[1], message, record)
+    if leading := _leading_field.match(message):
+        return TelemetryError(leading[1], message, record)
+    return TelemetryError("$", message, record)
+
+
+def parse(raw: bytes, record: int | None = None) -> Event:
+    """Parse and validate one JSON event.
+
+    Raises:
+        TelemetryError: naming the field, for anything that is not a valid event.
+    """
+    if len(raw) > MAX_RECORD_BYTES:
+        raise TelemetryError(
+            "$", f"{len(raw)} bytes, at most {MAX_RECORD_BYTES} are accepted", record
+        )
+    try:
+        return _decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
+        raise _error(cause, record) from None
+
+
+def validate(fields: dict[str, Any], record: int | None = None) -> Event:
+    """Build an event from a mapping, under the same rules as `parse`."""
+    try:
+        return msgspec.convert(fields, Event)
+    except msgspec.MsgspecError as cause:
+        raise _error(cause, record) from None
+
+
+def parse_lines(
+    block: bytes, source: str = "", first_record: int = 0
+) -> tuple[list[Event], list[DeadLetter]]:
+    """Parse a block of JSON lines; bad lines become dead letters and never stop the rest.
+
+    Args:
+        block: whole lines, blank ones allowed.
+        source: a name for the dead letters, such as the file's.
+        first_record: number of the block's first line.
+    """
+    try:
+        return _decoder.decode_lines(block), []
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # expected for a block with a bad line: the slow path finds which, and says why
+    events: list[Event] = []
+    dead: list[DeadLetter] = []
+    for number, line in enumerate(block.splitlines(), first_record):
+        if not line.strip():
+            continue
+        try:
+            events.append(parse(line, number))
+        except TelemetryError as error:
+            dead.append(dead_letter(error, source, number, line))
+    return events, dead
+
+
+def dead_letter(error: TelemetryError, source: str, record: int, payload: bytes) -> DeadLetter:
+    """A dead letter for a refused record; keeps the first 2 kB of what came."""
+    return DeadLetter(
+        source=source,
+        record=record,
+        field=error.field,
+        reason=error.message,
+        payload=payload[:2048].decode("utf-8", "backslashreplace"),
+    )
+
+
+def encode(event: Event) -> bytes:
+    """One event as canonical JSON without a line end; `parse(encode(event)) == event`."""
+    return msgspec.json.encode(event)
+
+
+def encode_lines(events: Iterable[Event]) -> bytes:
+    """Events as JSON lines."""
+    return b"".join(msgspec.json.encode(event) + b"\n" for event in events)
+
+
+_user_directory = re.compile(r"(?i)([a-z]:\\(?:users|documents and settings)\\|/home/|/users/)[^\\/]+")
+_unc_host = re.compile(r"^\\\\[^\\]+")
+
+
+def sanitize(event: Event) -> Event:
+    """Remove user and host names from what is stored of the process."""
+    process = event.process
+    if process is None:
+        return event
+    clean = msgspec.structs.replace(
+        process, name=_sanitize_path(process.name), image_path=_sanitize_path(process.image_path)
+    )
+    return event if clean == process else msgspec.structs.replace(event, process=clean)
+
+
+def _sanitize_path(path: str | None) -> str | None:
+    if path is None:
+        return None
+    return _unc_host.sub(r"\\\\HOST", _user_directory.sub(r"\1USER", path))
+
+
+def chunks(events: Iterable[Event], size: int) -> Iterator[list[Event]]:
+    """Events in lists of at most `size`."""
+    chunk: list[Event] = []
+    for event in events:
+        chunk.append(event)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
