@@ -90,6 +90,31 @@ class Settings(_Section):
     def home_path(self) -> Path:
         return Path(self.home).expanduser().resolve()
 
+    @property
+    def landing_path(self) -> Path:
+        """The landing zone's folder."""
+        return self.home_path / "landing"
+
+    @property
+    def models_path(self) -> Path:
+        """The model store's folder."""
+        return self.home_path / "models"
+
+    @property
+    def keys_path(self) -> Path:
+        """Signing key and trusted public keys."""
+        return self.home_path / "keys"
+
+    @property
+    def tables_path(self) -> Path:
+        """Parquet tables of the asset graph."""
+        return self.home_path / "tables"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """Training checkpoints."""
+        return self.home_path / "checkpoints"
+
 
 class SettingsError(ValueError):
     """A configuration that cannot be used; the message names the field and what it should be."""
