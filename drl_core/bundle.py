@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from filelock import FileLock
@@ -138,7 +138,10 @@ def trusted_keys(folder: Path) -> dict[str, Ed25519PublicKey]:
     """Public keys in `<folder>/trusted`, by key id."""
     keys: dict[str, Ed25519PublicKey] = {}
     for path in sorted((folder / "trusted").glob("*.pub")):
-        key = serialization.load_pem_public_key(path.read_bytes())
+        try:
+            key = serialization.load_pem_public_key(path.read_bytes())
+        except (ValueError, UnsupportedAlgorithm) as cause:
+            raise BundleError("trusted_key", f"{path}: {cause}") from None
         if not isinstance(key, Ed25519PublicKey):
             raise BundleError("trusted_key", f"{path} is not an Ed25519 key")
         keys[key_id(key)] = key

@@ -24,7 +24,7 @@ class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
 
-class Learning(_Section):
+class Learning(_Section, frozen=True):
     """How a policy is learned."""
 
     preset: Literal["default", "report"] = "default"
@@ -40,7 +40,7 @@ class Learning(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-class Retraining(_Section):
+class Retraining(_Section, frozen=True):
     """When the asset graph acts by itself."""
 
     landing_interval_s: PositiveInt = 5
@@ -51,7 +51,7 @@ class Retraining(_Section):
     """Older batches are compacted by day."""
 
 
-class Serving(_Section):
+class Serving(_Section, frozen=True):
     """The inference service."""
 
     host: str = "127.0.0.1"
@@ -64,14 +64,14 @@ class Serving(_Section):
     max_batch: PositiveInt = 10_000
 
 
-class Alerts(_Section):
+class Alerts(_Section, frozen=True):
     """Where a failed run is reported, beside the log."""
 
     webhook_url: str | None = None
     timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
 
 
-class Settings(_Section):
+class Settings(_Section, frozen=True):
     """Everything that can be configured."""
 
     environment: str = "default"
