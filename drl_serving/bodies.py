@@ -1,0 +1,66 @@
+"""Request bodies: content type and size are checked, then split into raw JSON records.
+
+The records are parsed by `drl_core.telemetry`, the same parser that every other source uses.
+"""
+
+from typing import Any
+
+import msgspec
+from litestar import Request
+
+from drl_core.telemetry import TelemetryError
+from drl_serving.problems import Problem
+
+JSON = "application/json"
+JSON_LINES = ("application/x-ndjson", "application/jsonl")
+
+_records = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def content_type(request: Request[Any, Any, Any], *accepted: str) -> str:
+    """The request's content type without parameters.
+
+    Raises:
+        Problem: 415 where it is not accepted.
+    """
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given in accepted:
+        return given
+    raise Problem(
+        415,
+        "unsupported-media-type",
+        f"the content type is {given or 'missing'}; accepted: {', '.join(accepted)}",
+        f"Send the header Content-Type: {accepted[0]}.",
+        field="Content-Type",
+    )
+
+
+def split(body: bytes) -> tuple[list[bytes], bool]:
+    """The JSON values of a body, unparsed, and whether they came as a list.
+
+    Raises:
+        TelemetryError: where the body is neither a JSON list nor anything else to be parsed.
+    """
+    if not body.strip():
+        raise TelemetryError("$", "the body is empty, a JSON object or list of events is expected")
+    if body.lstrip(b" \t\r\n")[:1] != b"[":
+        return [body], False
+    try:
+        return [bytes(raw) for raw in _records.decode(body)], True
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
+        raise TelemetryError("$", f"not a JSON list: {cause}") from None
+
+
+def limit(records: int, most: int) -> None:
+    """Refuse more records than one request may hold.
+
+    Raises:
+        Problem: 413.
+    """
+    if records > most:
+        raise Problem(
+            413,
+            "too-many-records",
+            f"{records} records in one request, at most {most} are accepted",
+            f"Send at most {most} records a request.",
+        )

@@ -1,0 +1,1 @@
+"""Decisions over HTTP: events in, actions with their Q-values out."""

@@ -1,0 +1,23 @@
+"""What the service says of its own state in JSON."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Live(Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class Ready(Struct, frozen=True, kw_only=True):
+    """Whether decisions can be made, and with what."""
+
+    status: Literal["ready", "no-model"]
+    model_version: str | None
+    sequence: int | None
+    mode: Literal["observe", "enforce"]
+    landing_writable: bool
+    """Whether telemetry can be made durable now."""
+    episodes: int

@@ -1,0 +1,1 @@
+"""The served model and its releases over HTTP."""

@@ -1,0 +1,137 @@
+"""The API's description at /schema: title, Scalar UI, bodies of events, problems."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from litestar.openapi import ResponseSpec
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, ScalarRenderPlugin
+from litestar.openapi.spec import (
+    Components,
+    Example,
+    OpenAPIMediaType,
+    Operation,
+    RequestBody,
+    Schema,
+)
+from litestar.openapi.spec.enums import OpenAPIType
+
+from drl_core.telemetry import Event
+from drl_serving.bodies import JSON_LINES
+from drl_serving.problems import PROBLEM_JSON
+
+EXAMPLE_EVENT: dict[str, Any] = {
+    "sandbox_id": "sandbox-1",
+    "episode_id": "invoice.exe-7f3a",
+    "step": 0,
+    "window_s": 1.0,
+    "syscall_count": 5200,
+    "file_read_count": 14,
+    "file_write_count": 310,
+    "network_connections": 2,
+    "bytes_sent": 480000,
+    "bytes_received": 1200,
+    "child_processes": 1,
+    "cpu_usage": 87.5,
+    "memory_usage": 212,
+    "registry_modification": False,
+    "privilege_escalation_attempt": None,
+    "code_injection_detected": False,
+}
+
+
+class ProblemDetails(msgspec.Struct, frozen=True):
+    """RFC 9457; some problems have further members, such as `record` and `missing_from`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | None
+    next: str
+    """What the caller should do now."""
+
+
+def problems(*statuses: int) -> dict[int, ResponseSpec]:
+    """Response specifications of the problems that a route answers with."""
+    return {
+        status: ResponseSpec(ProblemDetails, description=_REASONS[status], media_type=PROBLEM_JSON)
+        for status in statuses
+    }
+
+
+_REASONS = {
+    400: "The body is not a valid event; names the field.",
+    404: "Not found.",
+    409: "The step is not the episode's next one; says what to send.",
+    413: "Too many bytes or records.",
+    415: "The content type is not accepted.",
+    422: "Every record was refused.",
+    500: "The service failed.",
+    503: "Not available now; Retry-After says when to try again.",
+}
+
+
+def _event_schema() -> Any:
+    """The event's schema, as `msgspec` derives it from the contract, with nothing left to refer to.
+
+    The framework's components hold only what it found itself, so there is no place to point at.
+    """
+    _, definitions = msgspec.json.schema_components([Event], ref_template="{name}")
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inline(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return inline(definitions[node["$ref"]])
+        return {key: inline(value) for key, value in node.items()}
+
+    return inline(definitions["Event"])
+
+
+def _event_content() -> dict[str, OpenAPIMediaType]:
+    one = _event_schema()
+    listed = [EXAMPLE_EVENT, {**EXAMPLE_EVENT, "step": 1}]
+    return {
+        "application/json": OpenAPIMediaType(
+            schema=Schema(one_of=[one, Schema(type=OpenAPIType.ARRAY, items=one)]),
+            examples={"one event": Example(value=EXAMPLE_EVENT), "a list": Example(value=listed)},
+        )
+    }
+
+
+def _line_content() -> dict[str, OpenAPIMediaType]:
+    lines = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING))
+    return dict.fromkeys(JSON_LINES, lines)
+
+
+@dataclass
+class EventsOperation(Operation):
+    """An operation whose body is one event or a list of events."""
+
+    def __post_init__(self) -> None:
+        self.request_body = RequestBody(content=_event_content(), required=True)
+
+
+@dataclass
+class TelemetryOperation(Operation):
+    """As `EventsOperation`, JSON lines accepted as well."""
+
+    def __post_init__(self) -> None:
+        content = _event_content() | _line_content()
+        self.request_body = RequestBody(content=content, required=True)
+
+
+def config() -> OpenAPIConfig:
+    """The description served at /schema, with its UI."""
+    return OpenAPIConfig(
+        title="Sandbox policy",
+        version="1",
+        description="Decides what to do about an artefact that runs in a sandbox.",
+        use_handler_docstrings=True,
+        path="/schema",
+        render_plugins=[ScalarRenderPlugin(path="/"), JsonRenderPlugin()],
+    )

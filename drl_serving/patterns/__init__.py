@@ -1,0 +1,1 @@
+"""Learned attack patterns over HTTP."""

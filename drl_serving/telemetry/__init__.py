@@ -1,0 +1,1 @@
+"""Telemetry over HTTP: events in, acknowledged once they are durable."""

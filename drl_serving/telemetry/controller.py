@@ -1,0 +1,55 @@
+"""`POST /v1/telemetry`."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+from litestar import Controller, Request, post
+from litestar.di import NamedDependency
+
+from drl_serving import bodies, openapi
+from drl_serving.metrics import Metrics
+from drl_serving.problems import Problem
+from drl_serving.telemetry.schemas import Accepted
+from drl_serving.telemetry.service import TelemetryService
+
+
+class TelemetryController(Controller):
+    """Take telemetry in for learning."""
+
+    path = "/v1/telemetry"
+    tags = ("telemetry",)
+
+    @post(
+        operation_id="ingest_telemetry",
+        summary="Land one event, a list of events, or JSON lines",
+        description=(
+            "202 means that the accepted events are on disk. Refused records do not stop the rest; "
+            "they are kept as dead letters with their reasons. Sending an event again is harmless."
+        ),
+        status_code=202,
+        operation_class=openapi.TelemetryOperation,
+        responses=openapi.problems(400, 413, 415, 422, 503),
+    )
+    async def ingest(
+        self,
+        request: Request[Any, Any, Any],
+        telemetry: NamedDependency[TelemetryService],
+        metrics: NamedDependency[Metrics],
+    ) -> Accepted:
+        kind = bodies.content_type(request, bodies.JSON, *bodies.JSON_LINES)
+        body = await request.body()
+        result = await asyncio.to_thread(telemetry.ingest, body, kind in bodies.JSON_LINES)
+        metrics.landed.inc(result.accepted)
+        metrics.dead_letters.inc(result.refused)
+        if result.accepted == 0:
+            first = result.refusals[0]
+            raise Problem(
+                422,
+                "all-records-refused",
+                f"record {first.record}: {first.field}: {first.reason}",
+                "Mend the named fields; /schema describes an event.",
+                field=first.field,
+                extra=msgspec.to_builtins(result),
+            )
+        return result

@@ -1,0 +1,21 @@
+"""What telemetry is answered with in JSON."""
+
+from msgspec import Struct
+
+
+class Refused(Struct, frozen=True):
+    """A record that is not a valid event; it was kept as a dead letter."""
+
+    record: int
+    """Position in the list, or line number, from 0."""
+    field: str
+    reason: str
+
+
+class Accepted(Struct, frozen=True, kw_only=True):
+    """Events that are durable now, and records that were refused."""
+
+    accepted: int
+    refused: int
+    refusals: list[Refused]
+    """The first 100 of them."""
