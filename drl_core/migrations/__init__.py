@@ -1,0 +1,55 @@
+"""The database schema, by alembic: `migrate` brings a database to the newest revision.
+
+The tables share a database with Dagster's storage, which has an `alembic_version` of its own; ours
+is `drl_schema_version`. alembic and SQLAlchemy are imported here only.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from psycopg.errors import InsufficientPrivilege, UndefinedFile
+
+from drl_core.database import connect
+
+VERSION_TABLE = "drl_schema_version"
+_ONE_AT_A_TIME = 0x64726C  # an advisory lock of ours
+
+
+class MigrationError(RuntimeError):
+    """The schema cannot be brought up to date; the message says what the database lacks."""
+
+
+def migrate(url: str, wait_s: float = 30.0, waiting: Callable[[str], None] | None = None) -> None:
+    """Upgrade the schema to the newest revision; several processes may do so at once.
+
+    Args:
+        url: `postgresql://...` of PostgreSQL 15 or later with pgvector.
+        wait_s: seconds to wait for the database.
+        waiting: told the reason once, when the database is not there at first.
+
+    Raises:
+        DatabaseUnavailable: no connection in that time.
+        MigrationError: pgvector is missing, or the user may not make it or the tables.
+    """
+    with connect(url, wait_s, waiting) as first:
+        if first.info.server_version < 150000:
+            raise MigrationError("PostgreSQL 15 or later is needed")
+    engine = sa.create_engine(
+        "postgresql+psycopg://", creator=lambda: connect(url), poolclass=sa.NullPool
+    )
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    try:
+        with engine.begin() as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ONE_AT_A_TIME)))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except sa.exc.DBAPIError as error:
+        if isinstance(error.orig, UndefinedFile):
+            raise MigrationError(f"the server has no pgvector: {error.orig}") from None
+        if isinstance(error.orig, InsufficientPrivilege):
+            raise MigrationError(f"the database user lacks a right: {error.orig}") from None
+        raise
