@@ -56,6 +56,8 @@ _COUNTS_HI = (1e6, 1e5, 1e5, 1e3, 1e9, 1e9, 1e3)
 _MEMORY_HI = 65536.0
 _NETWORK_HI = 1e9
 _ELAPSED_HI = 3600.0
+_LEAST = 1e-30
+"""Keeps 0 / 0 at 0 in the ratios; a float32 constant, so that every runtime has the same."""
 
 
 def _log_scaled(xp: Any, value: Any, log_hi: Any) -> Any:
@@ -78,7 +80,9 @@ def observe(xp: Any, windows: Any) -> tuple[Any, Any]:
     window_s = windows[:, SIGNAL_COUNT : SIGNAL_COUNT + 1]
     level = windows[:, SIGNAL_COUNT + 1 :]
     missing = xp.isnan(signals)
-    signals = xp.where(missing, 0.0, signals)
+    zeros = xp.zeros_like(signals)
+    measured = xp.where(missing, zeros, zeros + 1.0).mean(1)[:, None]
+    signals = xp.where(missing, zeros, signals)
     counts = signals[:, :7]
     rates = counts / window_s
     log_his = np.log1p(np.asarray(_COUNTS_HI))
@@ -95,10 +99,10 @@ def observe(xp: Any, windows: Any) -> tuple[Any, Any]:
     sent = counts[:, 4:5]
     files, traffic = reads + writes, sent + counts[:, 5:6]
     rest = (
-        xp.where(files > 0, writes / xp.where(files > 0, files, 1.0), 0.0),
-        xp.where(traffic > 0, sent / xp.where(traffic > 0, traffic, 1.0), 0.0),
+        writes / xp.clip(files, _LEAST, None),
+        sent / xp.clip(traffic, _LEAST, None),
         _log_scaled(xp, traffic / window_s, float(np.log1p(_NETWORK_HI))),
-        1.0 - missing.sum(1)[:, None] / float(SIGNAL_COUNT),
+        measured,
         level / float(MAX_ISOLATION_LEVEL),
     )
     return now, rest
