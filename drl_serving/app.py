@@ -21,6 +21,8 @@ from drl_serving.health.controller import HealthController
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder
 from drl_serving.models.controller import ModelController
+from drl_serving.patterns.controller import PatternController
+from drl_serving.patterns.service import Patterns
 from drl_serving.problems import answer
 from drl_serving.telemetry.controller import TelemetryController
 from drl_serving.telemetry.service import TelemetryService
@@ -38,11 +40,13 @@ def create_app(settings: Settings) -> Litestar:
     episodes = EpisodeStore(settings.serving.max_episodes)
     decisions = DecisionService(episodes, settings.serving.mode)
     telemetry = TelemetryService(settings.landing_path, settings.serving.max_batch)
+    patterns = Patterns(settings.database_url)
     metrics.watch_episodes(lambda: len(episodes))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         await models.poll()
+        await patterns.open()
         watching = asyncio.create_task(models.watch())
         try:
             yield
@@ -50,6 +54,7 @@ def create_app(settings: Settings) -> Litestar:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
+            await patterns.close()
 
     parts = {
         "settings": settings,
@@ -57,9 +62,16 @@ def create_app(settings: Settings) -> Litestar:
         "models": models,
         "decisions": decisions,
         "telemetry": telemetry,
+        "patterns": patterns,
     }
     return Litestar(
-        route_handlers=[DecisionController, TelemetryController, ModelController, HealthController],
+        route_handlers=[
+            DecisionController,
+            TelemetryController,
+            ModelController,
+            PatternController,
+            HealthController,
+        ],
         dependencies={name: _provide(part) for name, part in parts.items()},
         exception_handlers={Exception: answer},
         before_send=[metrics.before_send],

@@ -3,7 +3,7 @@
 The records are parsed by `drl_core.telemetry`, the same parser that every other source uses.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from litestar import Request
@@ -13,6 +13,8 @@ from drl_serving.problems import Problem
 
 JSON = "application/json"
 JSON_LINES = ("application/x-ndjson", "application/jsonl")
+
+T = TypeVar("T")
 
 _records = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -49,6 +51,26 @@ def split(body: bytes) -> tuple[list[bytes], bool]:
         return [bytes(raw) for raw in _records.decode(body)], True
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
         raise TelemetryError("$", f"not a JSON list: {cause}") from None
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """A body that is one JSON object of a given type.
+
+    Raises:
+        Problem: 400, naming the field.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
+        message, _, path = str(cause).partition(" - at `$")
+        field = path.strip(".`") or "$"
+        raise Problem(
+            400,
+            "invalid-body",
+            f"{field}: {message}",
+            "Mend the named field and send the request again; /schema describes it.",
+            field=field,
+        ) from None
 
 
 def limit(records: int, most: int) -> None:

@@ -8,7 +8,6 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, ScalarRenderPlugin
 from litestar.openapi.spec import (
-    Components,
     Example,
     OpenAPIMediaType,
     Operation,
@@ -17,8 +16,10 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIType
 
+from drl_core.features import FEATURE_COUNT
+from drl_core.patterns import MAX_LIMIT
 from drl_core.telemetry import Event
-from drl_serving.bodies import JSON_LINES
+from drl_serving.bodies import JSON, JSON_LINES
 from drl_serving.problems import PROBLEM_JSON
 
 EXAMPLE_EVENT: dict[str, Any] = {
@@ -96,7 +97,7 @@ def _event_content() -> dict[str, OpenAPIMediaType]:
     one = _event_schema()
     listed = [EXAMPLE_EVENT, {**EXAMPLE_EVENT, "step": 1}]
     return {
-        "application/json": OpenAPIMediaType(
+        JSON: OpenAPIMediaType(
             schema=Schema(one_of=[one, Schema(type=OpenAPIType.ARRAY, items=one)]),
             examples={"one event": Example(value=EXAMPLE_EVENT), "a list": Example(value=listed)},
         )
@@ -123,6 +124,30 @@ class TelemetryOperation(Operation):
     def __post_init__(self) -> None:
         content = _event_content() | _line_content()
         self.request_body = RequestBody(content=content, required=True)
+
+
+@dataclass
+class NearestOperation(Operation):
+    """An operation whose body is the features of a state."""
+
+    def __post_init__(self) -> None:
+        features = Schema(
+            type=OpenAPIType.ARRAY,
+            items=Schema(type=OpenAPIType.NUMBER, minimum=0, maximum=1),
+            min_items=FEATURE_COUNT,
+            max_items=FEATURE_COUNT,
+        )
+        count = Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=MAX_LIMIT, default=10)
+        body = Schema(
+            type=OpenAPIType.OBJECT,
+            properties={"features": features, "limit": count},
+            required=["features"],
+        )
+        example = Example(value={"features": [0.1] * FEATURE_COUNT, "limit": 5})
+        self.request_body = RequestBody(
+            content={JSON: OpenAPIMediaType(schema=body, examples={"a state": example})},
+            required=True,
+        )
 
 
 def config() -> OpenAPIConfig:
