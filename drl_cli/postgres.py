@@ -101,7 +101,7 @@ class EmbeddedPostgres:
         self._durable = durable
         self._port = port
         self._wait_s = wait_s
-        self._lock = FileLock(self.folder / "owner.lock")
+        self._lock = FileLock(self.folder / "owner.lock", thread_local=False)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
