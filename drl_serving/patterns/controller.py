@@ -34,13 +34,11 @@ class PatternController(Controller):
         limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT)] = 50,
         offset: Annotated[int, Parameter(ge=0, le=10**9)] = 0,
     ) -> list[AttackPattern]:
+        attack_type = _storable(attack_type)
+        since, until = _with_zone("since", since), _with_zone("until", until)
         async with patterns.store() as store:
             return await store.search(
-                attack_type=_storable(attack_type),
-                since=_with_zone("since", since),
-                until=_with_zone("until", until),
-                limit=limit,
-                offset=offset,
+                attack_type=attack_type, since=since, until=until, limit=limit, offset=offset
             )
 
     @post(

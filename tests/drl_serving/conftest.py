@@ -158,14 +158,14 @@ def start_service() -> StartService:
     """A function that runs the service as a process of its own on a free port of loopback."""
 
     @contextlib.contextmanager
-    def start(home: Path, **environ: str) -> Iterator[Service]:
+    def start(home: Path, wrapper: tuple[str, ...] = (), **environ: str) -> Iterator[Service]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         variables = {"DRL_HOME": str(home), "DRL_SERVING__PORT": str(port), **environ}
         kept = {k: v for k, v in os.environ.items() if not k.startswith("DRL_")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "drl_serving"],
+            [*wrapper, sys.executable, "-m", "drl_serving"],
             env=kept | variables,
             stdout=subprocess.DEVNULL,
         )
