@@ -2,8 +2,8 @@
 
 A seed goes in, events or a file of the report's flat JSON come out. Each episode draws a kind of
 behaviour, a level of activity and, if malicious, the window its attack sets in. Signals are
-log-normal around the kind's level, so that the classes overlap: busy ordinary programs are louder than quiet
-attacks, and before its onset an attack looks ordinary.
+log-normal around the kind's level, so that the classes overlap: busy ordinary programs are louder
+than quiet attacks, and before its onset an attack looks ordinary.
 """
 
 from collections.abc import Iterator
