@@ -9,6 +9,7 @@ import datetime as dt
 import re
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,8 +24,14 @@ _FLOAT32_MAX = 3.4028234e38
 Count = Annotated[float, Meta(ge=0, le=_FLOAT32_MAX)]
 Signal = Annotated[float, Meta(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
 Name = Annotated[str, Meta(max_length=256)]
-SandboxId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}\Z")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z")]
+_SANDBOX_ID = r"^[A-Za-z0-9._:-]{1,128}\Z"
+_SHA256 = r"^[0-9a-fA-F]{64}\Z"
+SandboxId = Annotated[str, Meta(pattern=_SANDBOX_ID)]
+Sha256 = Annotated[str, Meta(pattern=_SHA256)]
+# The same two for `Event`, where a pattern would be searched per event: half of all parsing. The
+# windows of an episode share these names, so `Event.__post_init__` checks each distinct one once.
+_EventSandboxId = Annotated[str, Meta(extra_json_schema={"pattern": _SANDBOX_ID})]
+_EventSha256 = Annotated[str, Meta(extra_json_schema={"pattern": _SHA256})]
 EpisodeId = Annotated[str, Meta(min_length=1, max_length=256)]
 EpochMs = Annotated[float, Meta(ge=0, le=253402300799999)]
 Timestamp = Annotated[dt.datetime, Meta(tz=True)]
@@ -80,6 +87,18 @@ class Intervention(Struct, frozen=True, kw_only=True):
     outcome: Outcome
 
 
+@lru_cache(maxsize=4096)
+def _check_sandbox_id(name: str) -> None:
+    if not re.match(_SANDBOX_ID, name):
+        raise ValueError(f"sandbox_id is {name[:140]!r}, expected `str` matching {_SANDBOX_ID}")
+
+
+@lru_cache(maxsize=4096)
+def _check_sha256(digest: str | None) -> None:
+    if digest is not None and not re.match(_SHA256, digest):
+        raise ValueError(f"artifact_sha256 is {digest[:70]!r}, expected `str` matching {_SHA256}")
+
+
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One observation window. (sandbox_id, episode_id, step) is its identity.
 
@@ -92,10 +111,10 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     episode_id: EpisodeId | int
     step: Annotated[int, Meta(ge=0, le=2**31 - 1)]
     schema_version: Literal[1] = SCHEMA_VERSION
-    sandbox_id: SandboxId = "default"
+    sandbox_id: _EventSandboxId = "default"
     stage: Stage = Stage.POSITIVE
     session_id: EpisodeId | None = None
-    artifact_sha256: Sha256 | None = None
+    artifact_sha256: _EventSha256 | None = None
     timestamp: Timestamp | EpochMs | None = None
     window_s: Annotated[float, Meta(ge=0.001, le=86400)] = 1.0
     process: Process | None = None
@@ -113,7 +132,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     code_injection_detected: bool | None = None
     isolation_level: Annotated[int, Meta(ge=0, le=3)] = 0
     episode_end: bool = False
-    """True on the last window where the artefact ended by itself; otherwise only the record ends."""
+    """True on the last window if the artefact ended by itself; otherwise only the record ends."""
     extra: dict[Annotated[str, Meta(max_length=128)], Signal] | None = None
     intervention: Intervention | None = None
     is_malicious: bool | None = None
@@ -121,9 +140,12 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     attack_type: Annotated[str, Meta(max_length=128)] | None = None
 
     def __post_init__(self) -> None:
+        _check_sandbox_id(self.sandbox_id)
+        _check_sha256(self.artifact_sha256)
         if self.is_malicious is None and (self.severity is not None or self.attack_type):
             raise ValueError(
-                "is_malicious is missing, but severity or attack_type is set: send all labels or none"
+                "is_malicious is missing, but severity or attack_type is set: "
+                "send all labels or none"
             )
 
     @property
@@ -215,7 +237,8 @@ def parse_lines(
         first_record: number of the block's first line.
     """
     try:
-        return _decoder.decode_lines(block), []
+        if not _holds_oversized(block):
+            return _decoder.decode_lines(block), []
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # expected for a block with a bad line: the slow path finds which, and says why
     events: list[Event] = []
@@ -228,6 +251,15 @@ def parse_lines(
         except TelemetryError as error:
             dead.append(dead_letter(error, source, number, line))
     return events, dead
+
+
+def _holds_oversized(block: bytes) -> bool:
+    start = 0
+    while len(block) - start > MAX_RECORD_BYTES:
+        start = block.rfind(b"\n", start, start + MAX_RECORD_BYTES + 1) + 1
+        if not start:
+            return True
+    return False
 
 
 def dead_letter(error: TelemetryError, source: str, record: int, payload: bytes) -> DeadLetter:
@@ -251,7 +283,9 @@ def encode_lines(events: Iterable[Event]) -> bytes:
     return b"".join(msgspec.json.encode(event) + b"\n" for event in events)
 
 
-_user_directory = re.compile(r"(?i)([a-z]:\\(?:users|documents and settings)\\|/home/|/users/)[^\\/]+")
+_user_directory = re.compile(
+    r"(?i)([a-z]:\\(?:users|documents and settings)\\|/home/|/users/)[^\\/]+"
+)
 _unc_host = re.compile(r"^\\\\[^\\]+")
 
 
