@@ -31,6 +31,8 @@ from drl_serving.metrics import Metrics
 GOLDEN_TOLERANCE = 1e-4
 RETRY_S = 1.0
 """Between attempts at a release that cannot be read."""
+_CHUNK = 1024
+"""Rows a run: it bounds the memory that large batches take, and costs nothing beside their work."""
 _TYPES = {"q_values": "tensor(float)", "features": "tensor(float)"}  # the rest are doubles
 _log = structlog.get_logger("drl_serving.model")
 
@@ -70,6 +72,19 @@ class ServedModel:
             windows: float64 [N, 14], NaN where not measured.
             carry: float64 [N, 14], of the windows before.
         """
+        if len(windows) <= _CHUNK:
+            return self._run(windows, carry)
+        parts = [
+            self._run(windows[low : low + _CHUNK], carry[low : low + _CHUNK])
+            for low in range(0, len(windows), _CHUNK)
+        ]
+        return Scores(
+            np.concatenate([part.q_values for part in parts]),
+            np.concatenate([part.features for part in parts]),
+            np.concatenate([part.carry for part in parts]),
+        )
+
+    def _run(self, windows: Array, carry: Array) -> Scores:
         return Scores(*self._session.run(list(OUTPUTS), {"windows": windows, "carry": carry}))
 
 

@@ -29,7 +29,7 @@ def event(step: int, **fields: Any) -> dict[str, Any]:
 
 def landed(zone: LandingZone) -> list[Event]:
     zone.seal()
-    return [e for batch in zone.batches() for part in zone.read(batch.key) for e in part]
+    return [e for key in zone.keys() for part in zone.read(key) for e in part]
 
 
 @pytest.fixture
