@@ -94,6 +94,7 @@ def record(
         RecordingError: strace is missing or may not trace, the program is not found, or it left no
             system call.
         ValueError: `window_s` or the suffix of `out` is not allowed.
+        TelemetryError: `sandbox_id`, an id, the hash or the label is not valid in an event.
         OSError: `out` cannot be written.
     """
     if not 0.25 <= window_s <= 1:
@@ -102,6 +103,16 @@ def record(
         raise ValueError(f"out: {out.name} must end in .jsonl or .jsonl.gz")
     program = _program(command, cwd, env)
     started = time.time()
+    identity = episode_id or f"{program.name}-{round(started * 1000)}"
+    fields = {
+        "episode_id": identity,
+        "session_id": session_id or identity,
+        "artifact_sha256": artifact_sha256 or _sha256(program),
+        "is_malicious": label.is_malicious if label else None,
+        "severity": label.severity if label else None,
+        "attack_type": label.attack_type if label else None,
+    }
+    telemetry.validate({"step": 0, "sandbox_id": sandbox_id, **fields})  # before anything runs
     with tempfile.TemporaryDirectory(prefix="drl-record-") as folder:
         log = Path(folder) / "recording.strace"
         ended, status = _trace(command, log, window_s, timeout_s, cwd, env, quiet)
@@ -109,19 +120,12 @@ def record(
         items = list(strace.read(log, sandbox_id=sandbox_id, stage=stage, window_s=window_s))
     events = [item for item in items if isinstance(item, Event)]
     if not events:
-        raise RecordingError(f"{command[0]} left no system call; strace ended with {status}")
-    identity = episode_id or f"{program.name}-{round(started * 1000)}"
-    events = [
-        msgspec.structs.replace(
-            event,
-            episode_id=identity,
-            session_id=session_id or identity,
-            artifact_sha256=artifact_sha256 or _sha256(program),
-            is_malicious=label.is_malicious if label else None,
-            severity=label.severity if label else None,
-            attack_type=label.attack_type if label else None,
-            episode_end=event.episode_end and ended,
+        raise RecordingError(
+            f"{command[0]} left no system call, strace ended with status {status}; in a container,"
+            " tracing must be allowed (--cap-add SYS_PTRACE)"
         )
+    events = [
+        msgspec.structs.replace(event, **fields, episode_end=event.episode_end and ended)
         for event in events
     ]
     write_events(out, events)

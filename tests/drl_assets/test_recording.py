@@ -12,7 +12,7 @@ import pytest
 from drl_assets import recording
 from drl_assets.recording import Label, RecordingError, record
 from drl_core import telemetry
-from drl_core.telemetry import Event, Stage
+from drl_core.telemetry import Event, Stage, TelemetryError
 
 needs_strace = pytest.mark.skipif(
     shutil.which("strace") is None, reason="strace is not installed (apt-get install strace)"
@@ -114,6 +114,16 @@ def test_options_out_of_range_are_named(tmp_path: Path) -> None:
         record(["true"], tmp_path / "out.jsonl", window_s=0.1)
     with pytest.raises(ValueError, match=r"out: out\.csv"):
         record(["true"], tmp_path / "out.csv")
+
+
+@needs_strace
+def test_an_invalid_id_or_label_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    command = ["touch", str(tmp_path / "ran")]
+    with pytest.raises(TelemetryError, match="sandbox_id"):
+        record(command, tmp_path / "out.jsonl", sandbox_id="no spaces")
+    with pytest.raises(TelemetryError, match="severity"):
+        record(command, tmp_path / "out.jsonl", label=Label(is_malicious=True, severity=2.0))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_events_are_written_in_one_step(tmp_path: Path) -> None:

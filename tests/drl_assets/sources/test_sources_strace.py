@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -321,6 +322,18 @@ def test_auto_finds_the_format_and_sets_sandbox_and_stage(tmp_path: Path) -> Non
     (event,) = sources.read(path, sandbox_id="box-2", stage=Stage.NEGATIVE)
     assert isinstance(event, Event)
     assert (event.sandbox_id, event.stage, event.session_id) == ("box-2", "negative", "run")
+
+
+def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
+    def peak(lines: int) -> int:
+        path = log(tmp_path, *(f"{n % 900} {T0 + n / 1e3:.6f} getpid() = 1" for n in range(lines)))
+        tracemalloc.start()
+        assert sum(1 for _ in strace.read(path)) == lines / 1e3
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(120_000) < 1.5 * peak(40_000)
 
 
 _fragments = st.sampled_from(
