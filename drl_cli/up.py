@@ -21,18 +21,17 @@ from types import FrameType
 
 import psutil
 from filelock import FileLock, Timeout
-from honcho.environ import parse_procfile
 
 from drl_cli.postgres import EmbeddedPostgres, die_with_parent, sqlalchemy_url
+from drl_cli.procfile import UnknownProcess, commands, marked, send
 from drl_core.bundle import signing_key
+from drl_core.landing import write_atomically
 from drl_core.migrations import migrate
 from drl_core.settings import Settings
 
 DATABASE_WAIT_S = 300.0
 READY_WAIT_S = 180.0
 STOP_WAIT_S = 15.0
-_MARK = "DRL_PROCESSES"
-"""Environment variable by which every descendant of `processes` is known, orphans included."""
 
 Say = Callable[[str], None]
 
@@ -61,15 +60,15 @@ def up(settings: Settings, names: Sequence[str] = (), on_ready: Say | None = Non
         UpError: already running, a port is taken, or a process did not become ready.
     """
     try:
-        with (
-            stop_on_signals(),
-            only_one(settings),
-            database(settings) as url,
-            processes(settings, environment(settings, url), names) as running,
-        ):
-            if on_ready is not None:
-                on_ready(url)
-            return running.wait()
+        with stop_on_signals(), only_one(settings):
+            check_ports(settings, names)
+            with (
+                database(settings) as url,
+                processes(settings, environment(settings, url), names) as running,
+            ):
+                if on_ready is not None:
+                    on_ready(url)
+                return running.wait()
     except Stopped as stopped:
         return 128 + stopped.signum
 
@@ -165,12 +164,13 @@ def environment(
     """Variables for the processes: where state, configuration, database and programs are.
 
     Raises:
-        UpError: there is no dagster.yaml.
+        UpError: the project's folder is not found.
     """
     root = project_root(environ)
     signing_key(settings.keys_path)  # the service needs the public half at its start
-    storage = settings.home_path / "dagster"
-    storage.mkdir(parents=True, exist_ok=True)
+    dagster_home = settings.home_path / "dagster"  # Dagster writes into it: not the checkout
+    dagster_home.mkdir(parents=True, exist_ok=True)
+    write_atomically(dagster_home / "dagster.yaml", (root / "dagster.yaml").read_bytes())
     return {
         **environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environ.get('PATH', os.defpath)}",
@@ -182,40 +182,41 @@ def environment(
         "DRL_UI_PORT": str(settings.ui_port),
         "DRL_SERVING__PORT": str(settings.serving.port),
         "DRL_DAGSTER_DATABASE_URL": sqlalchemy_url(database_url),
-        "DRL_DAGSTER_STORAGE": str(storage),
-        "DAGSTER_HOME": str(root),
+        "DRL_DAGSTER_STORAGE": str(dagster_home / "storage"),
+        "DRL_PROJECT": str(root),
+        "DAGSTER_HOME": str(dagster_home),
     }
 
 
 def project_root(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder of dagster.yaml: DAGSTER_HOME, the working directory or one above, the checkout.
+    """The folder of Procfile and dagster.yaml: DRL_PROJECT, here or above, or the checkout.
 
     Raises:
-        UpError: none of them has it.
+        UpError: none of them has both.
     """
     here = Path.cwd()
-    given = [Path(environ["DAGSTER_HOME"])] if environ.get("DAGSTER_HOME") else []
+    given = [Path(environ["DRL_PROJECT"])] if environ.get("DRL_PROJECT") else []
     for folder in (*given, here, *here.parents, Path(__file__).resolve().parents[1]):
-        if (folder / "dagster.yaml").is_file():
+        if all((folder / name).is_file() for name in ("Procfile", "dagster.yaml")):
             return folder.resolve()
-    raise UpError("there is no dagster.yaml here or above: set DAGSTER_HOME to its folder")
+    raise UpError("no Procfile and dagster.yaml here or above: set DRL_PROJECT to their folder")
 
 
 class Running:
-    """The started processes, seen through the honcho that holds them."""
+    """The started processes, seen through their supervisor."""
 
-    def __init__(self, honcho: subprocess.Popen[bytes]) -> None:
-        self._honcho = honcho
+    def __init__(self, supervisor: subprocess.Popen[bytes]) -> None:
+        self._supervisor = supervisor
 
     @property
     def ended(self) -> int | None:
         """Exit status once a process has ended by itself (1 where its own was 0), else None."""
-        status = self._honcho.poll()
+        status = self._supervisor.poll()
         return None if status is None else (status if status > 0 else 1)
 
     def wait(self) -> int:
         """Wait until a process ends, which stops the others; gives `ended`."""
-        self._honcho.wait()
+        self._supervisor.wait()
         status = self.ended
         return 1 if status is None else status
 
@@ -245,41 +246,40 @@ def processes(
         UpError: no such entry, a port is taken, one ended or did not answer in time.
     """
     procfile = procfile or project_root(env) / "Procfile"
-    known = parse_procfile(procfile.read_text()).processes
-    if missing := [name for name in names if name not in known]:
-        raise UpError(f"{procfile} has no {', '.join(missing)}; it has {', '.join(known)}")
-    chosen = list(names or known)
-    _check_ports(settings, chosen)
+    try:
+        chosen = list(commands(procfile, names))
+    except UnknownProcess as error:
+        raise UpError(str(error)) from None
+    check_ports(settings, chosen)
     ready = _ready_urls(settings) if ready is None else ready
     mark = uuid.uuid4().hex
     with ExitStack() as stack:
         stack.callback(_end_marked, mark)
-        honcho = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "honcho", "--env", os.devnull),
-                *("--procfile", str(procfile), "--app-root", str(procfile.parent)),
-                *("start", *chosen),
-            ],
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "drl_cli.procfile", str(procfile), mark, *chosen],
             cwd=procfile.parent,
-            env={**env, _MARK: mark},
+            env=dict(env),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C in the terminal reaches them through us, once
             preexec_fn=die_with_parent(),
         )
-        stack.callback(_end, honcho)
-        running = Running(honcho)
+        stack.callback(_end, supervisor)
+        running = Running(supervisor)
         _wait_ready({name: ready[name] for name in chosen if name in ready}, running, wait_s)
         yield running
 
 
-def _check_ports(settings: Settings, names: Sequence[str]) -> None:
+def check_ports(settings: Settings, names: Sequence[str] = ()) -> None:
+    """Look whether the ports of the named Procfile entries (all by default) are free.
+
+    Raises:
+        UpError: one is taken; names the setting that changes it.
+    """
     wanted = {
         "ui": ("127.0.0.1", settings.ui_port, "DRL_UI_PORT"),
         "service": (settings.serving.host, settings.serving.port, "DRL_SERVING__PORT"),
     }
-    for name in names:
-        if name not in wanted:
-            continue
+    for name in wanted.keys() & set(names) if names else wanted:
         host, port, variable = wanted[name]
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -322,37 +322,19 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _end(honcho: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to honcho, which ends its processes and kills those that do not go."""
-    if honcho.poll() is None:
-        honcho.terminate()
+def _end(supervisor: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the supervisor, which ends its processes and kills those that do not go."""
+    if supervisor.poll() is None:
+        supervisor.terminate()
         try:
-            honcho.wait(STOP_WAIT_S)
+            supervisor.wait(STOP_WAIT_S)
         except subprocess.TimeoutExpired:
-            honcho.kill()
-            honcho.wait()
+            supervisor.kill()
+            supervisor.wait()
 
 
 def _end_marked(mark: str) -> None:
-    """End whatever is left of the processes, such as a code server whose parent was killed."""
-    left = [process for process in psutil.process_iter() if _is_marked(process, mark)]
-    for process in left:
-        _signal(process, signal.SIGTERM)
-    _, left = psutil.wait_procs(left, timeout=5)
-    for process in left:
-        _signal(process, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=5)
-
-
-def _is_marked(process: psutil.Process, mark: str) -> bool:
-    try:
-        return bool(process.environ().get(_MARK) == mark)
-    except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
-        return False
-
-
-def _signal(process: psutil.Process, signum: int) -> None:
-    try:
-        process.send_signal(signum)
-    except psutil.NoSuchProcess:
-        return
+    """Kill whatever is left, where the supervisor itself was killed."""
+    left = marked(mark)
+    send(left, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=STOP_WAIT_S)
