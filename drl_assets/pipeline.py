@@ -7,7 +7,7 @@ and `drl evaluate` all go through here; nothing here knows of Dagster, files or 
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -237,22 +237,37 @@ def _extra_signals(
     }
 
 
-def held_out(session_id: str, test_share: float) -> bool:
-    """Whether a session is kept for evaluation: decided by its name alone, for ever.
+def hold_out(frame: pl.DataFrame, share: float, known: Mapping[str, bool]) -> pl.DataFrame:
+    """Mark the sessions that are kept for evaluation, with a column `held_out`.
 
     Splitting by session, never by row, is what keeps an evaluation honest: windows of one recording
-    resemble each other far more than those of another.
+    resemble each other far more than those of another. A session that was assigned before stays
+    where it is. Of the new ones, `share` is drawn in each class (benign, malicious, unlabelled) by
+    the hash of its name; of three or more at least one.
+
+    Args:
+        frame: rows with session_id and is_malicious.
+        share: of the sessions, 0 to 1.
+        known: session -> held out, of earlier batches.
     """
-    digest = hashlib.sha256(f"hold-out:{session_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < test_share
+    chosen = {name for name, kept in known.items() if kept}
+    new = (
+        frame.filter(~pl.col("session_id").is_in(list(known)))
+        .group_by("session_id")
+        .agg(pl.col("is_malicious").max().cast(pl.Int8).fill_null(-1).alias("kind"))
+    )
+    for (_,), part in new.group_by("kind"):
+        ranked = sorted((_unit_hash(name), name) for name in part["session_id"])
+        count = int(share * len(ranked) + _unit_hash(ranked[0][1] + "/rounding"))
+        if len(ranked) >= 3 and share > 0:
+            count = min(max(count, 1), len(ranked) - 1)
+        chosen.update(name for _, name in ranked[:count])
+    return frame.with_columns(held_out=pl.col("session_id").is_in(list(chosen)))
 
 
-def split(frame: pl.DataFrame, test_share: float) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Training rows and held-out rows, by session."""
-    sessions = frame["session_id"].unique().to_list()
-    kept = [name for name in sessions if held_out(name, test_share)]
-    mask = frame["session_id"].is_in(kept)
-    return frame.filter(~mask), frame.filter(mask)
+def _unit_hash(text: str) -> float:
+    digest = hashlib.sha256(f"hold-out:{text}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def experiences_of(

@@ -169,10 +169,9 @@ class LandingZone:
             self._finish_moves()
             return batch
 
-    def batches(self, after: str = "") -> list[Batch]:
-        """Sealed batches whose key sorts after `after`, oldest first."""
-        keys = sorted(path.parent.name for path in self._batches.glob("*/manifest.json"))
-        return [self.batch(key) for key in keys if key > after]
+    def keys(self) -> list[str]:
+        """Keys of all sealed batches, oldest first."""
+        return sorted(path.parent.name for path in self._batches.glob("*/manifest.json"))
 
     def batch(self, key: str) -> Batch:
         """The manifest of one batch.

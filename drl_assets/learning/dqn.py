@@ -7,6 +7,7 @@ gradient steps, gradient clipping, epsilon falling exponentially from 1.0 to 0.1
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,8 @@ class DQNState:
     returns: list[float]
     losses: list[float]
     """Mean loss of each episode that had one."""
+    max_gradient_norm: float = 0.0
+    """Greatest norm after clipping."""
 
 
 def start(config: DQNConfig, network: QNetwork, seed: int, device: torch.device) -> DQNState:
@@ -157,9 +160,36 @@ def gradient_step(state: DQNState, config: DQNConfig, device: torch.device) -> f
     loss = nn.functional.mse_loss(q, goal)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
+    norm = float(nn.utils.clip_grad_norm_(state.network.parameters(), config.clip))
+    state.max_gradient_norm = max(state.max_gradient_norm, min(norm, config.clip))
     state.optimizer.step()
     state.gradient_steps += 1
     if state.gradient_steps % config.target_update_steps == 0:
         state.target.load_state_dict(state.network.state_dict())
     return float(loss.detach())
+
+
+def dump(state: DQNState) -> dict[str, Any]:
+    """The state as tensors, numbers and a generator, for `checkpoint.save_progress`."""
+    return {
+        "network": state.network.state_dict(),
+        "target": state.target.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "replay": {n: torch.from_numpy(c) for n, c in state.replay.snapshot().items()},
+        "rng": state.rng,
+        "episode": state.episode,
+        "gradient_steps": state.gradient_steps,
+        "returns": state.returns,
+        "losses": state.losses,
+        "max_gradient_norm": state.max_gradient_norm,
+    }
+
+
+def restore(state: DQNState, saved: dict[str, Any]) -> None:
+    """Bring a fresh state to where `dump` was called."""
+    for name in ("network", "target", "optimizer"):
+        getattr(state, name).load_state_dict(saved[name])
+    state.replay = ReplayBuffer(TRANSITION_COLUMNS, state.replay.capacity)
+    state.replay.add({name: column.numpy() for name, column in saved["replay"].items()})
+    for name in ("rng", "episode", "gradient_steps", "returns", "losses", "max_gradient_norm"):
+        setattr(state, name, saved[name])

@@ -36,6 +36,10 @@ class Episodes:
     """[E, 14], what each episode begins with (zeros unless it began in an earlier batch)."""
     damage: Floats
     """[N], of each window if nobody intervenes, in the cost table's unit."""
+    steps: Ints
+    """[N], position of each window in its episode, as the sandbox counts."""
+    timestamps_ms: Ints
+    """[N], end of each window in epoch milliseconds; 0 where the source gave no time."""
     malicious: Bools
     """[E]."""
     ended: Bools
@@ -88,6 +92,8 @@ class Episodes:
             offsets=np.append(0, np.cumsum(self.lengths[chosen])),
             carry=self.carry[chosen],
             damage=self.damage[rows],
+            steps=self.steps[rows],
+            timestamps_ms=self.timestamps_ms[rows],
             malicious=self.malicious[chosen],
             ended=self.ended[chosen],
             session=[self.session[e] for e in chosen],
@@ -126,6 +132,8 @@ def from_experiences(frame: pl.DataFrame) -> Episodes:
         offsets=np.append(0, heads["rows"].cum_sum().to_numpy()).astype(np.int64),
         carry=heads["carry"].to_numpy().reshape(-1, features.CARRY_WIDTH),
         damage=labelled["damage"].to_numpy(),
+        steps=labelled["step"].to_numpy(),
+        timestamps_ms=labelled["timestamp_ms"].fill_null(0).to_numpy(),
         malicious=malicious,
         ended=heads["terminated"].to_numpy(),
         session=heads["session_id"].to_list(),

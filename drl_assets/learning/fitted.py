@@ -9,6 +9,7 @@ watching on follows the recording with lambda-returns under the frozen greedy po
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -185,7 +186,9 @@ class FittedState:
     rng: np.random.Generator
     step: int
     losses: list[float]
-    """Mean loss of each hundred steps."""
+    """Mean loss between target updates."""
+    max_gradient_norm: float = 0.0
+    """Greatest norm after clipping."""
 
 
 def start(config: FittedConfig, network: QNetwork, seed: int, device: torch.device) -> FittedState:
@@ -233,10 +236,12 @@ def fit(
         y = torch.from_numpy(targets(state.frozen, rows, config, device)).to(device)
         y = torch.where(mask, y, 0.0)
         until = min(state.step + period, config.gradient_steps)
-        losses: list[Tensor] = []
-        while state.step < until:
-            losses.append(_gradient_step(state, states, y, mask, config, device))
-        loss = float(torch.stack(losses).mean())
+        stretch = [
+            torch.stack(_gradient_step(state, states, y, mask, config, device))
+            for _ in range(until - state.step)
+        ]
+        loss, norm = (float(x) for x in (torch.stack(stretch).mean(0)[0], torch.stack(stretch).max(0).values[1]))
+        state.max_gradient_norm = max(state.max_gradient_norm, norm)
         if not np.isfinite(loss):
             raise FloatingPointError(f"loss is {loss} at step {state.step}: lower learning_rate")
         state.losses.append(loss)
@@ -250,7 +255,8 @@ def _gradient_step(
     mask: Tensor,
     config: FittedConfig,
     device: torch.device,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """One batch; returns the loss and the gradient's norm after clipping."""
     index = torch.from_numpy(state.rng.integers(len(states), size=config.batch_size)).to(device)
     noise = torch.from_numpy(
         state.rng.standard_normal((config.batch_size, states.shape[1]), dtype=np.float32)
@@ -264,7 +270,7 @@ def _gradient_step(
     loss = error.square().mean()
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
     state.optimizer.step()
     state.step += 1
     # early steps count for less, so that a run does not start from its first weights' average
@@ -273,4 +279,26 @@ def _gradient_step(
         torch._foreach_lerp_(
             list(state.averaged.parameters()), list(state.network.parameters()), 1 - decay
         )
-    return loss.detach()
+    return loss.detach(), norm.clamp(max=config.clip)
+
+
+def dump(state: FittedState) -> dict[str, Any]:
+    """The state as tensors, numbers and a generator, for `checkpoint.save_progress`."""
+    return {
+        "network": state.network.state_dict(),
+        "averaged": state.averaged.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "rng": state.rng,
+        "step": state.step,
+        "losses": state.losses,
+        "max_gradient_norm": state.max_gradient_norm,
+    }
+
+
+def restore(state: FittedState, saved: dict[str, Any]) -> None:
+    """Bring a fresh state to where `dump` was called; `fit` refreshes the frozen weights itself."""
+    state.network.load_state_dict(saved["network"])
+    state.averaged.load_state_dict(saved["averaged"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.rng, state.step = saved["rng"], saved["step"]
+    state.losses, state.max_gradient_norm = saved["losses"], saved["max_gradient_norm"]

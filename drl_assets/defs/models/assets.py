@@ -1,0 +1,81 @@
+"""A checkpoint -> the ONNX graph -> a signed release."""
+
+import dagster as dg
+
+from drl_assets.defs.resources import Project, git_commit, latest_version
+
+
+@dg.asset(
+    deps=["trained_checkpoint", "policy_evaluation"],
+    group_name="models",
+    kinds={"onnx"},
+    owners=["team:serving"],
+    code_version="1",
+)
+def onnx_model(context: dg.AssetExecutionContext, project: Project) -> dg.MaterializeResult[None]:
+    """The whole decision path as one graph: raw windows and carry in, Q-values out."""
+    import hashlib
+
+    import onnx
+
+    from drl_assets.learning import checkpoint, export
+    from drl_core.landing import write_atomically
+
+    version = latest_version(context.instance)
+    model = export.export(checkpoint.load(project.checkpoint_path(version)).network())
+    path = project.onnx_path(version)
+    write_atomically(path, model)
+    return dg.MaterializeResult(
+        metadata={
+            "version": version,
+            "size_bytes": len(model),
+            "nodes": len(onnx.load_from_string(model).graph.node),
+            "opset": export.OPSET,
+            "sha256": hashlib.sha256(model).hexdigest(),
+            "path": dg.MetadataValue.path(path),
+        }
+    )
+
+
+@dg.asset(
+    deps=["onnx_model"],
+    group_name="models",
+    kinds={"onnx"},
+    owners=["team:serving"],
+    code_version="1",
+    tags={"release": ""},
+)
+def published_model(
+    context: dg.AssetExecutionContext, project: Project
+) -> dg.MaterializeResult[None]:
+    """The release: signed manifest and blob in the model store; the service takes it by itself."""
+    import json
+
+    from drl_assets.learning import checkpoint, release
+    from drl_core import bundle
+
+    version = latest_version(context.instance, "onnx_model")
+    path = project.checkpoint_path(version)
+    manifest = release.manifest(
+        checkpoint.load(path),
+        path,
+        evaluation=json.loads(project.evaluation_path(version).read_bytes()),
+        run_id=context.run_id,
+        commit=git_commit(),
+    )
+    signed = project.models.publish(
+        project.onnx_path(version).read_bytes(),
+        manifest,
+        bundle.signing_key(project.settings.keys_path),
+    )
+    return dg.MaterializeResult(
+        metadata={
+            "version": version,
+            "sequence": signed.sequence,
+            "sha256": signed.sha256,
+            "parent_version": signed.parent_version or "none",
+            "batches": len(signed.batch_partitions),
+            "git_commit": signed.git_commit or "not in a checkout",
+            "path": dg.MetadataValue.path(project.models.current_path),
+        }
+    )

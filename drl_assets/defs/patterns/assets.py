@@ -1,0 +1,43 @@
+"""The released policy's own containments -> attack patterns in PostgreSQL."""
+
+import dagster as dg
+
+from drl_assets import views
+from drl_assets.defs.resources import Project, latest_version
+
+
+@dg.asset(
+    deps=["published_model", "experiences"],
+    group_name="patterns",
+    kinds={"postgres"},
+    owners=["team:detection"],
+    code_version="1",
+)
+def attack_patterns(
+    context: dg.AssetExecutionContext, project: Project
+) -> dg.MaterializeResult[None]:
+    """What the policy would have contained in the batches that are new with this release."""
+    from drl_assets.learning import checkpoint, containments
+    from drl_assets.learning.episodes import from_experiences
+    from drl_core import patterns
+
+    version = latest_version(context.instance, "published_model")
+    trained = checkpoint.load(project.checkpoint_path(version))
+    parent = trained.parent_version
+    known = (
+        set(checkpoint.load(project.checkpoint_path(parent)).batches) if parent else set[str]()
+    )
+    scan = project.tables.scan("experiences", without=known)
+    if scan is None:
+        raise dg.Failure(f"the batches that taught {version} are gone")
+    found = containments.patterns(
+        trained.network(), from_experiences(scan.collect()), version, project.settings.costs
+    )
+    stored = patterns.upsert(project.database_url, found)
+    return dg.MaterializeResult(
+        metadata={
+            "version": version,
+            "dagster/row_count": stored,
+            "by_attack_type": views.pattern_table(found),
+        }
+    )

@@ -1,0 +1,87 @@
+"""What the assets work on: the configuration, the landing zone, the tables, the stores.
+
+One resource, since these are one folder, `settings.home`; `DRL_HOME`, `DRL_DATABASE_URL` and the
+other variables of `drl_core.settings` say where it is.
+"""
+
+import subprocess
+from pathlib import Path
+
+import dagster as dg
+
+from drl_assets.tables import Tables
+from drl_core import bundle
+from drl_core import settings as configuration
+from drl_core.bundle import ModelStore
+from drl_core.landing import LandingZone
+from drl_core.settings import Settings
+
+
+class Project(dg.ConfigurableResource):
+    """The project's folders and database, found by its configuration."""
+
+    @property
+    def settings(self) -> Settings:
+        return configuration.load()
+
+    @property
+    def landing(self) -> LandingZone:
+        return LandingZone(self.settings.landing_path)
+
+    @property
+    def tables(self) -> Tables:
+        return Tables(self.settings.tables_path)
+
+    @property
+    def models(self) -> ModelStore:
+        return ModelStore(self.settings.models_path)
+
+    @property
+    def database_url(self) -> str:
+        """Raises dg.Failure where no database is configured."""
+        url = self.settings.database_url
+        if url is None:
+            raise dg.Failure("DRL_DATABASE_URL is not set: start the graph with `drl up`")
+        return url
+
+    def checkpoint_path(self, version: str) -> Path:
+        return self.settings.checkpoints_path / f"{version}.pt"
+
+    def onnx_path(self, version: str) -> Path:
+        return self.settings.checkpoints_path / f"{version}.onnx"
+
+    def evaluation_path(self, version: str) -> Path:
+        return self.settings.checkpoints_path / f"{version}.evaluation.json"
+
+    @property
+    def champion(self) -> bundle.Manifest | None:
+        """The released model, None before the first release."""
+        try:
+            return self.models.load(bundle.trusted_keys(self.settings.keys_path)).manifest
+        except FileNotFoundError:
+            return None
+
+
+def latest_version(instance: dg.DagsterInstance, asset: str = "trained_checkpoint") -> str:
+    """The model version that an asset was last materialised with.
+
+    Raises:
+        dg.Failure: it has never been materialised.
+    """
+    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    materialization = event.asset_materialization if event else None
+    if materialization is None:
+        raise dg.Failure(f"{asset} has not been materialised yet: materialise it first")
+    return str(materialization.metadata["version"].value)
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, None outside a checkout."""
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or None

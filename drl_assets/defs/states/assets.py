@@ -1,0 +1,54 @@
+"""Telemetry -> the 30 features, the fold going on where earlier batches left each episode."""
+
+import dagster as dg
+
+from drl_assets import continuity, pipeline, views
+from drl_assets.defs.partitions import batches
+from drl_assets.defs.resources import Project
+
+
+@dg.asset(
+    partitions_def=batches,
+    deps=["telemetry_batches"],
+    group_name="states",
+    kinds={"numpy", "parquet"},
+    owners=["team:detection"],
+    code_version="1",
+)
+def normalized_states(
+    context: dg.AssetExecutionContext, project: Project
+) -> dg.MaterializeResult[None]:
+    """The state of every window of a batch: 30 features in [0, 1]; late windows have none."""
+    from drl_core import progress
+    from drl_core.features import FEATURE_COUNT
+
+    key, url = context.partition_key, project.database_url
+    _require_previous(project, key)
+    telemetry = project.tables.read("telemetry_batches", key)
+    ordered = telemetry.filter(~telemetry["late"])
+    past = progress.load(url, continuity.episodes_of(telemetry), before_batch=key)
+    episodes = continuity.episodes_of(ordered)
+    states, after = pipeline.state_frame(ordered, continuity.carries(episodes, past))
+    ends = dict(zip(episodes, after, strict=True))
+    progress.save(url, key, continuity.progress_after(telemetry, past, ends, key))
+    path = project.tables.write("normalized_states", key, states)
+    matrix = states["state"].to_numpy().reshape(-1, FEATURE_COUNT)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(states),
+            "episodes": len(episodes),
+            "continued_episodes": len(past),
+            "features": views.feature_table(matrix),
+            "histograms": views.feature_histograms(matrix),
+            "path": dg.MetadataValue.path(path),
+        }
+    )
+
+
+def _require_previous(project: Project, key: str) -> None:
+    earlier = [other for other in project.landing.keys() if other < key]
+    if earlier and earlier[-1] not in project.tables.done("normalized_states"):
+        raise dg.Failure(
+            f"batch {earlier[-1]} comes before {key} and has no states yet; episodes go on from one "
+            "batch to the next, so materialise it first"
+        )

@@ -1,0 +1,47 @@
+"""Landed segments -> one ordered table a batch, redelivered windows dropped."""
+
+import datetime as dt
+
+import dagster as dg
+
+from drl_assets import continuity, pipeline, views
+from drl_assets.defs.partitions import batches
+from drl_assets.defs.resources import Project
+
+
+@dg.asset(
+    partitions_def=batches,
+    group_name="telemetry",
+    kinds={"polars", "parquet"},
+    owners=["team:detection"],
+    code_version="1",
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=7)),
+)
+def telemetry_batches(
+    context: dg.AssetExecutionContext, project: Project
+) -> dg.MaterializeResult[None]:
+    """Telemetry windows of one batch, in the order of their episodes, each once."""
+    from drl_core import progress
+
+    key = context.partition_key
+    table = pipeline.telemetry_frame(project.landing.read(key))
+    episodes = continuity.episodes_of(table.frame)
+    past = progress.load(project.database_url, episodes, before_batch=key)
+    frame, seen_before = continuity.drop_seen(table.frame, past)
+    path = project.tables.write("telemetry_batches", key, frame)
+    letters = project.landing.dead_letters()
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(frame),
+            "episodes": len(episodes),
+            "sessions": frame["session_id"].n_unique(),
+            "redelivered": table.duplicates + seen_before,
+            "late": int(frame["late"].sum()),
+            "gaps": int(frame["gap"].sum()),
+            "unlabelled_windows": int(frame["is_malicious"].is_null().sum()),
+            "dead_letters_in_landing_zone": len(letters),
+            "last_dead_letters": views.dead_letter_table(letters[-10:]),
+            "by_attack_type": views.attack_type_table(frame),
+            "path": dg.MetadataValue.path(path),
+        }
+    )

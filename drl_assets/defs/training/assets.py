@@ -1,0 +1,92 @@
+"""Experiences -> a checkpoint, and what it is worth on sessions it has never seen."""
+
+import dagster as dg
+
+from drl_assets import views
+from drl_assets.defs.experiences.selection import held_out_episodes, new_experiences
+from drl_assets.defs.resources import Project, latest_version
+
+
+@dg.asset(
+    deps=["experiences"],
+    group_name="training",
+    kinds={"pytorch"},
+    owners=["team:learning"],
+    code_version="1",
+)
+def trained_checkpoint(
+    context: dg.AssetExecutionContext, project: Project
+) -> dg.MaterializeResult[None]:
+    """Incremental training: the champion's weights and replay, and only batches new to it."""
+    from drl_assets.learning import checkpoint, training
+
+    settings = project.settings
+    champion = project.champion
+    parent = checkpoint.load(project.checkpoint_path(champion.model_version)) if champion else None
+    rows, batches = new_experiences(project, set(parent.batches) if parent else set())
+    trained = training.train(
+        rows,
+        settings.learning,
+        costs=settings.costs,
+        parent=parent,
+        batches=batches,
+        progress=lambda done, total, text: context.log.info(f"{done}/{total} {text}"),
+        progress_path=settings.checkpoints_path / "unfinished.pt",
+    )
+    path = project.checkpoint_path(trained.version)
+    digest = trained.save(path)
+    return dg.MaterializeResult(
+        metadata={
+            "version": trained.version,
+            "parent_version": trained.parent_version or "none",
+            "preset": trained.preset,
+            "new_batches": len(batches),
+            "last_batch": batches[-1],
+            "new_rows": len(rows),
+            "training_episodes": trained.training_episodes,
+            "gradient_steps": trained.gradient_steps,
+            "final_loss": trained.losses[-1],
+            "final_average_reward": trained.final_average_reward,
+            "max_gradient_norm": trained.max_gradient_norm,
+            "learning_curve": views.learning_curve(trained.losses, trained.returns),
+            "path": dg.MetadataValue.path(path),
+            "sha256": digest,
+        }
+    )
+
+
+@dg.asset(
+    deps=["trained_checkpoint"],
+    group_name="training",
+    kinds={"numpy"},
+    owners=["team:learning"],
+    code_version="1",
+)
+def policy_evaluation(
+    context: dg.AssetExecutionContext, project: Project
+) -> dg.MaterializeResult[None]:
+    """The policy beside its baselines on the held-out sessions; evaluation never trains."""
+    import json
+
+    from drl_assets.learning import checkpoint, evaluation
+    from drl_core.landing import write_atomically
+
+    version = latest_version(context.instance)
+    trained = checkpoint.load(project.checkpoint_path(version))
+    episodes = held_out_episodes(project)
+    policy = evaluation.network_policy(trained.network())
+    result = evaluation.table(policy, episodes, trained.baselines, project.settings.costs)
+    write_atomically(project.evaluation_path(version), json.dumps(result).encode())
+    return dg.MaterializeResult(
+        metadata={
+            "version": version,
+            "episodes": result["episodes"],
+            "malicious": result["malicious"],
+            "sessions": result["sessions"],
+            "unlabelled": result["unlabelled"],
+            "policies": views.policy_table(result),
+            "utility_and_interruption": views.policy_plot(result),
+            "timeline": views.decision_timeline(trained.network(), episodes),
+            "path": dg.MetadataValue.path(project.evaluation_path(version)),
+        }
+    )

@@ -1,0 +1,58 @@
+"""What a policy would have contained: the attack patterns it has learned to recognise."""
+
+import datetime as dt
+
+import numpy as np
+
+from drl_assets.learning import evaluation
+from drl_assets.learning.environment import LockstepReplay
+from drl_assets.learning.episodes import Episodes
+from drl_assets.learning.network import QNetwork
+from drl_core import reward
+from drl_core.actions import TERMINAL, Action
+from drl_core.patterns import AttackPattern
+from drl_core.reward import CostTable
+
+
+def patterns(
+    network: QNetwork,
+    episodes: Episodes,
+    version: str,
+    costs: CostTable = reward.DEFAULT_COSTS,
+) -> list[AttackPattern]:
+    """One pattern for every malicious episode that the policy ends or hands to an analyst.
+
+    `features` are those of the decision, `reward` is the hindsight reward of the action taken, and
+    `confidence` the logistic function of the policy's wish to contain (best containing Q-value
+    minus that of watching on).
+    """
+    policy = evaluation.network_policy(network)
+    replay = LockstepReplay(episodes, costs)
+    found: list[AttackPattern] = []
+    while len(replay.active):
+        active, rows, states = replay.active, replay.rows, replay.features
+        actions, scores = policy(replay)
+        rewards, _, _ = replay.step(actions)
+        for at in np.flatnonzero(np.isin(actions, TERMINAL) & episodes.malicious[active]):
+            episode, row = int(active[at]), int(rows[at])
+            sandbox, name = episodes.names[episode]
+            found.append(
+                AttackPattern(
+                    sandbox_id=sandbox,
+                    episode_id=name,
+                    step=int(episodes.steps[row]),
+                    model_version=version,
+                    features=[float(x) for x in states[at].astype(np.float32)],
+                    action=int(actions[at]),
+                    reward=float(rewards[at]),
+                    attack_type=episodes.attack_type[episode],
+                    confidence=float(1 / (1 + np.exp(-np.clip(scores[at], -50, 50)))),
+                    time=dt.datetime.fromtimestamp(episodes.timestamps_ms[row] / 1000, dt.UTC),
+                    artifact_sha256=episodes.artifacts[episode],
+                    metadata={
+                        "action": Action(actions[at]).label,
+                        "session_id": episodes.session[episode],
+                    },
+                )
+            )
+    return found

@@ -1,0 +1,77 @@
+"""From a checkpoint to a release: the manifest, and a signed bundle in a store."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from drl_assets.learning import export
+from drl_assets.learning.checkpoint import Checkpoint
+from drl_core.actions import ACTION_COUNT
+from drl_core.bundle import Manifest, ModelStore
+from drl_core.features import FEATURE_COUNT, FEATURES_VERSION
+
+
+def manifest(
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    evaluation: dict[str, Any],
+    run_id: str | None,
+    commit: str | None,
+) -> Manifest:
+    """What there is to say of a model before it is signed.
+
+    Args:
+        checkpoint: the trained policy.
+        path: its file, whose hash goes into the manifest.
+        evaluation: the table of policies, {} where there was no evaluation.
+        run_id: the Dagster run, None outside one.
+        commit: of the code that trained it.
+    """
+    return Manifest(
+        model_version=checkpoint.version,
+        training_date=checkpoint.training_date,
+        training_episodes=checkpoint.training_episodes,
+        final_average_reward=checkpoint.final_average_reward,
+        final_loss=checkpoint.losses[-1] if checkpoint.losses else None,
+        learning_rate=checkpoint.hyperparameters["learning_rate"],
+        gamma=checkpoint.hyperparameters["gamma"],
+        input_dim=FEATURE_COUNT,
+        output_dim=ACTION_COUNT,
+        hidden_layers=checkpoint.hidden_layers,
+        sequence=1,  # this and the next three are set when it is published
+        sha256="0" * 64,
+        blob="",
+        size_bytes=0,
+        features_version=FEATURES_VERSION,
+        opset=export.OPSET,
+        preset=checkpoint.preset,
+        seed=checkpoint.seed,
+        gradient_steps=checkpoint.gradient_steps,
+        hyperparameters={**checkpoint.hyperparameters, "baselines": checkpoint.baselines},
+        costs_version=checkpoint.costs_version,
+        checkpoint_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        parent_version=checkpoint.parent_version,
+        dagster_run_id=run_id,
+        batch_partitions=checkpoint.batches,
+        git_commit=commit,
+        evaluation=evaluation,
+        golden=export.golden(checkpoint.network()),
+    )
+
+
+def publish(
+    checkpoint: Checkpoint,
+    folder: Path,
+    key: Ed25519PrivateKey,
+    *,
+    evaluation: dict[str, Any],
+    commit: str | None = None,
+) -> Manifest:
+    """Write a bundle folder: checkpoint, graph and signed release (`drl train --out`)."""
+    path = folder / "checkpoints" / f"{checkpoint.version}.pt"
+    checkpoint.save(path)
+    about = manifest(checkpoint, path, evaluation=evaluation, run_id=None, commit=commit)
+    return ModelStore(folder).publish(export.export(checkpoint.network()), about, key)
