@@ -7,7 +7,7 @@ anything kept.
 
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,14 +49,16 @@ class DecisionService:
             Problem: 409 for a step that is not an episode's next or last one, 500 for numbers
                 that are not finite. Nothing is kept of any event then.
         """
-        queues = self._order(events, model)
-        working = {key: self.episodes.get(key) for key in queues}
+        working = {key: self._known(key, model) for key in map(_key, events)}
+        queues = _order(events, working)
         decisions: dict[tuple[str, str, int], Decision] = {
             (*key, known.step): known.decision for key, known in working.items() if known
         }
         new: list[Decision] = []
-        for wave in range(max(map(len, queues.values()), default=0)):
-            batch = [(key, queue[wave]) for key, queue in queues.items() if wave < len(queue)]
+        wave = 0
+        while queues := {key: queue for key, queue in queues.items() if wave < len(queue)}:
+            batch = [(key, queue[wave]) for key, queue in queues.items()]
+            wave += 1
             for key, episode in self._score(batch, working, model):
                 working[key] = episode
                 decisions[*key, episode.step] = episode.decision
@@ -66,23 +68,12 @@ class DecisionService:
         self.episodes.put((k, e) for k in reversed(order) if (e := working[k]) is not None)
         return Decided([decisions[event.key] for event in events], new)
 
-    def _order(self, events: Sequence[Event], model: ServedModel) -> dict[EpisodeKey, list[Event]]:
-        """The new events of each episode, in order; redeliveries of the last step left out."""
-        queues: dict[EpisodeKey, list[Event]] = {}
-        last: dict[EpisodeKey, int] = {}
-        for position, event in enumerate(events):
-            key = _key(event)
-            if key not in queues:
-                known = self.episodes.get(key)
-                if known and known.decision.features_version != model.manifest.features_version:
-                    raise _conflict("features-version-changed", event, position, _CHANGED, _RESEND)
-                queues[key] = []
-                last[key] = known.step if known else -1
-            _check_step(event, position, last[key])
-            if event.step > last[key]:
-                queues[key].append(event)
-                last[key] = event.step
-        return queues
+    def _known(self, key: EpisodeKey, model: ServedModel) -> Episode | None:
+        """The kept episode; one that was folded by other features is as good as not known."""
+        known = self.episodes.get(key)
+        if known and known.decision.features_version != model.manifest.features_version:
+            return None
+        return known
 
     def _score(
         self,
@@ -98,8 +89,8 @@ class DecisionService:
         scores = model.run(windows, carry)
         _require_finite(scores.q_values, scores.carry)
         masks = allowed([event.isolation_level for _, event in batch])
-        return [
-            (key, Episode(self._decision(event, q, mask, model), after))
+        return [  # copies, since a row's view would keep the whole batch alive
+            (key, Episode(self._decision(event, q, mask, model), after.copy()))
             for (key, event), q, mask, after in zip(
                 batch, scores.q_values, masks, scores.carry, strict=True
             )
@@ -125,6 +116,21 @@ class DecisionService:
             sequence=model.manifest.sequence,
             features_version=model.manifest.features_version,
         )
+
+
+def _order(
+    events: Sequence[Event], known: Mapping[EpisodeKey, Episode | None]
+) -> dict[EpisodeKey, list[Event]]:
+    """The new events of each episode, in order; redeliveries of the last step are left out."""
+    queues: dict[EpisodeKey, list[Event]] = {key: [] for key in known}
+    last = {key: episode.step if episode else -1 for key, episode in known.items()}
+    for position, event in enumerate(events):
+        key = _key(event)
+        _check_step(event, position, last[key])
+        if event.step > last[key]:
+            queues[key].append(event)
+            last[key] = event.step
+    return queues
 
 
 def choose(
@@ -171,9 +177,6 @@ def _check_step(event: Event, position: int, last: int) -> None:
     next_step = f"Send the missing steps {span} first, then step {event.step}."
     extra = {"missing_from": missing[0], "missing_to": missing[1]}
     raise _conflict("missing-steps", event, position, detail, next_step, extra)
-
-
-_CHANGED = "the model that is served now reads other features than the one that began this episode"
 
 
 def _conflict(

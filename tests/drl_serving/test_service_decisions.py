@@ -1,21 +1,26 @@
 """POST /v1/decisions: order, idempotency, atomicity, masks, and failing closed."""
 
+import asyncio
+import json
 import time
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from litestar import Litestar
 from litestar.testing import TestClient
+from onnx import TensorProto, helper
 
 from drl_core import features, telemetry
-from drl_core.actions import ACTION_COUNT, Action
+from drl_core.actions import ACTION_COUNT, Action, allowed
 from drl_core.settings import Serving, Settings
 from drl_core.telemetry import SIGNALS, Event
 from drl_serving.app import create_app
-from drl_serving.decisions.service import choose
+from drl_serving.decisions.episodes import EpisodeStore
+from drl_serving.decisions.service import DecisionService, choose
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder, ServedModel
 
@@ -125,9 +130,55 @@ def test_an_evicted_episode_is_never_decided_from_part_of_its_history(publisher:
         assert client.get("/health/ready").json()["episodes"] == 2
 
 
-def test_no_more_isolation_at_level_three() -> None:
-    from drl_core.actions import allowed
+requests = st.lists(  # which episode goes on by how many steps, and how many of the last it repeats
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans()), min_size=1, max_size=4
+    ),
+    min_size=1,
+    max_size=6,
+)
 
+
+@pytest.mark.property(5)
+@pytest.mark.property(8)
+@pytest.mark.property(12)
+@MANY
+@given(sent=requests)
+def test_however_events_are_split_and_repeated_the_scores_are_those_of_the_fold(
+    model: ServedModel, sent: list[list[tuple[str, int, bool]]]
+) -> None:
+    service = DecisionService(EpisodeStore(10), "observe")
+    history: dict[str, list[Event]] = {name: [] for name in "abc"}
+    first: dict[tuple[str, str, int], str] = {}
+    for request in sent:
+        events: list[Event] = []
+        for name, steps, again in request:
+            if again and history[name]:
+                events.append(history[name][-1])
+            for _ in range(steps):
+                step = len(history[name])
+                fields = {"cpu_usage": step * 7 % 100, "bytes_sent": step * 1e3 or None}
+                history[name].append(
+                    telemetry.validate({"episode_id": name, "step": step, **fields})
+                )
+                events.append(history[name][-1])
+        decided = service.decide(events, model)
+        for one, answer in zip(events, decided.answers, strict=True):
+            assert (answer.episode_id, answer.step) == one.key[1:]
+            assert first.setdefault(one.key, answer.decision_id) == answer.decision_id
+        assert len({answer.decision_id for answer in decided.new}) == len(decided.new)
+    for name, events in history.items():
+        if events:
+            rows = np.stack([features.window(e) for e in events])
+            _, carry = features.fold(rows, np.arange(len(rows)) == 0)
+            kept = service.episodes.get(("default", name))
+            assert kept is not None
+            assert kept.step == len(events) - 1
+            np.testing.assert_allclose(kept.carry, carry[0], rtol=1e-9, atol=1e-9)
+    assert len(first) == sum(map(len, history.values()))
+
+
+def test_no_more_isolation_at_level_three() -> None:
     q_values = np.array([0, 9, 1, 2, 3], dtype=np.float32)
     assert choose(q_values, allowed(2), 2)[0] is Action.INCREASE_ISOLATION
     action, confidence, reason = choose(q_values, allowed(3), 3)
@@ -200,8 +251,6 @@ fields = st.sampled_from(Event.__struct_fields__)
 def test_events_with_arbitrary_fields_never_fail(
     client: Client, changes: dict[str, Any], listed: bool, raw: st.DataObject
 ) -> None:
-    import json
-
     text = json.dumps([{**event(0), **changes}] if listed else {**event(0), **changes})
     check_closed(client, text.encode("utf-8", "surrogatepass"))
     cut = raw.draw(st.integers(0, len(text)))
@@ -232,8 +281,6 @@ windows = st.fixed_dictionaries(
 
 @pytest.fixture
 def model(publisher: Any) -> ServedModel:
-    import asyncio
-
     publisher.publish("v1")
     holder = ModelHolder(publisher.settings, Metrics())
     asyncio.run(holder.poll())
@@ -269,9 +316,6 @@ def test_the_served_graph_and_the_fold_agree(
 def test_a_model_that_is_not_finite_is_a_problem_and_no_action(publisher: Any) -> None:
     """A graph that was sound on its golden rows and is not on another one."""
     model, version = publisher.model(), "nan"
-    import onnx
-    from onnx import TensorProto, helper
-
     graph = onnx.load_from_string(model)
     output = next(node for node in graph.graph.node if "q_values" in node.output)
     output.output[0] = "finite_q"
