@@ -11,11 +11,12 @@ is no attempt at privilege.
 """
 
 import datetime as dt
-import math
 import re
 from collections import Counter
 from functools import lru_cache
 from typing import Any, ClassVar
+
+from drl_assets.sources.items import finite
 
 READS = re.compile(r"(?:Nt|Zw)?ReadFile(?:Ex|Scatter)?$")
 WRITES = re.compile(
@@ -77,7 +78,7 @@ class CallCounts:
         if at is None:
             self.untimed += 1
             return
-        times = 1 + max(0, int(number(call.get("repeated")) or 0))
+        times = 1 + max(0, int(finite(call.get("repeated")) or 0))
         self.calls[at] += times
         self._first = at if self._first is None else min(self._first, at)
         if call.get("category") == "network":
@@ -163,24 +164,13 @@ class CallCounts:
         }
 
 
-def number(value: Any) -> float | None:
-    """A finite number from a number or its text; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        parsed = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return parsed if math.isfinite(parsed) else None
-
-
 @lru_cache(maxsize=4096)
 def time_ms(value: Any) -> int | None:
     """Epoch milliseconds from "2021-01-28 02:14:04,697", ISO 8601, or epoch seconds.
 
     None for anything else, and for times before 1980: a clock that was never set.
     """
-    seconds = number(value)
+    seconds = finite(value)
     if seconds is None and isinstance(value, str):
         try:
             when = dt.datetime.fromisoformat(value.strip())

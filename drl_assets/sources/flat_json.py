@@ -84,12 +84,13 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[Item]:
 def _elements(file: IO[bytes], path: Path) -> Iterator[Item]:
     read_some = getattr(file, "read1", file.read)
     splitter = _Splitter()
-    number = 0
+    number, mark = 0, _BOM
     try:
         while chunk := read_some(1 << 18):
-            for raw, size in splitter.feed(chunk):
+            for raw, size in splitter.feed(chunk.removeprefix(mark)):
                 yield _element(raw, size, number, path)
                 number += 1
+            mark = b""
     finally:
         left = splitter.left()
     if left:
@@ -105,7 +106,7 @@ def _element(raw: bytes, size: int, number: int, path: Path) -> Item:
         return telemetry.dead_letter(error, path.name, number, raw)
 
 
-_TOKEN = re.compile(rb'"(?:[^"\\\n]++|\\.)*+("?)|[{}\[\],]', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\\n]++|\\.|\\\Z)*+("?)|[{}\[\],]', re.DOTALL)
 """A string, or a structural sign. JSON strings hold no line feed: a missing quote ends there."""
 
 

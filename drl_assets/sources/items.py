@@ -6,10 +6,11 @@ a file holds no behaviour. Reading never loads a file as a whole.
 """
 
 import gzip
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import ijson
 import msgspec
@@ -66,6 +67,17 @@ def damaged(path: Path, cause: BaseException, record: int = 0) -> DeadLetter:
     """A dead letter for a file that cannot be read on."""
     text = str(cause).strip().splitlines()
     return refuse(path, "$", f"unreadable from here on: {text[0] if text else repr(cause)}", record)
+
+
+def finite(value: Any) -> float | None:
+    """A finite number from a number or its text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        parsed = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return parsed if math.isfinite(parsed) else None
 
 
 class Oversized(msgspec.Struct, frozen=True):

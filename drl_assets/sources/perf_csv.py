@@ -18,6 +18,7 @@ from drl_assets.sources.items import (
     NoEvidence,
     Oversized,
     damaged,
+    finite,
     line_blocks,
     open_binary,
     refuse,
@@ -159,7 +160,7 @@ def _number(cells: Cells, column: str) -> float | None:
     text = cells.get(column, "").strip()
     if not text:
         return None
-    try:
-        return float(text)
-    except ValueError:
-        raise TelemetryError(column, f"a number expected, got {text[:40]!r}") from None
+    value = finite(text)
+    if value is None:
+        raise TelemetryError(column, f"a finite number expected, got {text[:40]!r}")
+    return value

@@ -12,7 +12,6 @@ cannot be read to its end gives no episode: its processes stand one after anothe
 would count too little. Times are the guest's clock, taken as UTC.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -21,12 +20,13 @@ from typing import IO, Any
 
 import ijson
 
-from drl_assets.sources.calls import CallCounts, number
+from drl_assets.sources.calls import CallCounts
 from drl_assets.sources.items import (
     UNREADABLE,
     Item,
     NoEvidence,
     damaged,
+    finite,
     open_binary,
     refuse,
     stem,
@@ -59,6 +59,10 @@ _FACTS = {
     "malfamily",
 }
 _FLOWS = {"network.tcp.item.time", "network.udp.item.time"}
+_READ_BYTES = 4096
+_MAX_PREFIX = 4096
+"""Every level of nesting costs the parser a copy of its path: a bomb of brackets is to be noticed
+before it has eaten the memory, so reads are small and the path is watched."""
 _SCALARS = {"string", "number", "boolean", "null"}
 
 
@@ -76,11 +80,17 @@ def kind(head: bytes, path: Path) -> str | None:
     return "cape" if keys & _CAPE_KEYS else "cuckoo"
 
 
+def _guard(prefix: str) -> None:
+    if len(prefix) > _MAX_PREFIX:
+        raise ValueError("the JSON is nested too deeply for a report")
+
+
 def _top_keys(path: Path) -> set[str]:
     keys: set[str] = set()
     try:
         with open_binary(path) as file:
-            for prefix, event, value in ijson.parse(file, use_float=True, buf_size=1 << 18):
+            for prefix, event, value in ijson.parse(file, use_float=True, buf_size=_READ_BYTES):
+                _guard(prefix)
                 if not prefix and event == "map_key":
                     keys.add(value)
     except UNREADABLE:
@@ -119,7 +129,8 @@ def _scan(file: IO[bytes], counts: CallCounts, facts: dict[str, Any], flows: lis
     process: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
     call_field, process_field = len(_CALL) + 1, len(_PROCESS) + 1
-    for prefix, event, value in ijson.parse(file, use_float=True, buf_size=1 << 18):
+    for prefix, event, value in ijson.parse(file, use_float=True, buf_size=_READ_BYTES):
+        _guard(prefix)
         if prefix.startswith(_CALL):
             if event in _SCALARS:
                 field = prefix[call_field:]
@@ -143,7 +154,7 @@ def _scan(file: IO[bytes], counts: CallCounts, facts: dict[str, Any], flows: lis
         elif prefix in _FACTS:
             if event in _SCALARS and value not in (None, ""):
                 facts.setdefault(prefix, value)
-        elif prefix in _FLOWS and (seconds := number(value)) is not None:
+        elif prefix in _FLOWS and (seconds := finite(value)) is not None:
             flows.append(seconds)
 
 
@@ -159,7 +170,7 @@ def _events(
     # flows are timed from the capture's start, which is close to the first call; those beyond the
     # last call belong to the guest as much as to the artefact
     for seconds in flows:
-        if math.isfinite(seconds) and 0 <= seconds * 1000 <= last - first:
+        if 0 <= seconds * 1000 <= last - first:
             counts.connections[first + round(seconds * 1000)] += 1
     width = WINDOW_S * 1000
 
@@ -209,7 +220,7 @@ def _windows(occupied: list[int]) -> tuple[list[int], int]:
 
 def _labels(facts: dict[str, Any]) -> dict[str, Any]:
     """Labels by the sandbox's own score; none below the threshold."""
-    score = number(facts.get("malscore", facts.get("info.score")))
+    score = finite(facts.get("malscore", facts.get("info.score")))
     if score is None or not score >= MALICIOUS_SCORE:
         return {}
     names = ("detections.item.family", "detections.item", "detections", "malfamily")
