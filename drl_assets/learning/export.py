@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from drl_assets.learning.network import QNetwork
 from drl_core import features
-from drl_core.bundle import INPUTS, OUTPUTS, Golden
+from drl_core.bundle import INPUTS, OUTPUTS, BundleError, Golden, Release
 
 OPSET = 18
 
@@ -140,3 +140,17 @@ def golden(network: QNetwork, count: int = 16, seed: int = 1) -> Golden:
         [[None if np.isnan(x) else x for x in row] for row in windows.tolist()],
     )
     return Golden(windows=nulls, carry=carry.tolist(), q_values=q.astype(float).tolist())
+
+
+def check_golden(release: Release) -> None:
+    """Hold a release to the golden answers in its manifest.
+
+    Raises:
+        BundleError: `golden`, where the graph answers otherwise.
+    """
+    known = release.manifest.golden
+    windows = np.array(known.windows, dtype=np.float64)
+    carry = np.array(known.carry, dtype=np.float64)
+    (q,) = session(release.model).run(["q_values"], {"windows": windows, "carry": carry})
+    if not np.allclose(q, np.array(known.q_values), rtol=1e-4, atol=1e-4):
+        raise BundleError("golden", "the graph does not reproduce the trained network's answers")

@@ -1,0 +1,185 @@
+"""`drl demo`: telemetry in, everything running, one decision out over HTTP.
+
+The same way as in production: `drl up`'s processes run, telemetry lands, and the sensors do the
+rest. This module only waits, shows where things are, and asks the service.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from drl_cli import up
+from drl_cli.console import err, out, progress_bar
+from drl_core import bundle, telemetry
+from drl_core.landing import LandingZone
+from drl_core.settings import Settings
+from drl_core.telemetry import Event
+
+RELEASE_WAIT_S = 900.0
+SAMPLE = Path("samples/recorded/telemetry.jsonl.gz")
+
+
+class DemoError(RuntimeError):
+    """The demonstration could not be carried through; the message says where to look."""
+
+
+def run(settings: Settings, path: Path | None, *, once: bool) -> int:
+    """Carry the demonstration through.
+
+    Args:
+        settings: the configuration.
+        path: telemetry; the recorded sample by default.
+        once: stop everything after the first decision.
+
+    Returns:
+        The exit status.
+    """
+    path = path or up.project_root() / SAMPLE
+    if not path.exists():
+        raise DemoError(f"telemetry: {path} does not exist")
+    began = time.monotonic()
+    try:
+        with up.stop_on_signals(), up.only_one(settings):
+            up.check_ports(settings)
+            with up.database(settings) as url:
+                _said(began, "database ready")
+                with up.processes(settings, up.environment(settings, url)) as running:
+                    _said(began, "daemon, UI and service ready")
+                    _import(settings, path)
+                    _said(began, "telemetry landed; the sensors take it from here")
+                    manifest = _wait_for_release(settings, running)
+                    _said(began, f"model {manifest.model_version} released")
+                    _decide(settings, path, manifest)
+                    _said(began, "first decision")
+                    if once:
+                        return 0
+                    _what_next(settings)
+                    return running.wait()
+    except up.Stopped as stopped:
+        return 128 + stopped.signum
+
+
+def _said(began: float, text: str) -> None:
+    err.print(f"[bold cyan]{time.monotonic() - began:6.1f} s[/]  {text}", highlight=False)
+
+
+def _import(settings: Settings, path: Path) -> None:
+    from drl_assets.sources.importing import import_telemetry
+
+    with progress_bar("importing") as update:
+        result = import_telemetry([path], LandingZone(settings.landing_path), progress=update)
+    out.print(
+        f"{path.name}: {result.events:,} events, {result.episodes:,} episodes, "
+        f"{result.dead_letters} dead letters, {len(result.no_evidence)} without behaviour"
+    )
+    for name in result.no_evidence:
+        out.print(f"  no evidence: {Path(name).name}", highlight=False)
+    if not result.events:
+        raise DemoError(f"{path} holds no telemetry: see {settings.landing_path / 'dead_letters'}")
+
+
+def _wait_for_release(settings: Settings, running: up.Running) -> bundle.Manifest:
+    store, keys = bundle.ModelStore(settings.models_path), bundle.trusted_keys(settings.keys_path)
+    landing = LandingZone(settings.landing_path)
+    deadline = time.monotonic() + RELEASE_WAIT_S
+    said = False
+    while True:
+        newest = next(iter(reversed(landing.keys())), None)
+        manifest = store.load(keys).manifest if store.current_path.exists() else None
+        if manifest and newest in manifest.batch_partitions and not landing.waiting():
+            return manifest
+        if newest and not said:
+            err.print(f"          batch {newest} sealed; learning and checking", highlight=False)
+            said = True
+        if running.ended is not None:
+            raise DemoError("a process ended before a model was released; see the log above")
+        if time.monotonic() > deadline:
+            raise DemoError(
+                f"no model was released in {RELEASE_WAIT_S:g} s: see the runs at "
+                f"http://127.0.0.1:{settings.ui_port}/runs"
+            )
+        time.sleep(0.2)
+
+
+def _decide(settings: Settings, path: Path, manifest: bundle.Manifest) -> None:
+    """Send one whole episode window by window until the policy acts; print what it said."""
+    events = _one_episode(path)
+    base = f"http://{settings.serving.host}:{settings.serving.port}"
+    _until(lambda: _get(f"{base}/v1/models/current")["model_version"] == manifest.model_version)
+    for event in events:
+        answer = _post(f"{base}/v1/decisions", telemetry.encode(event))
+        if answer["action"] != 0:
+            break
+    out.print("\n[bold]a decision[/] (POST /v1/decisions):")
+    out.print_json(json.dumps(answer))
+
+
+def _one_episode(path: Path) -> list[Event]:
+    """The first malicious episode, else the first one, under an id of its own."""
+    from drl_assets.sources.importing import read_events
+
+    chosen: dict[tuple[str, str], list[Event]] = {}
+    for event in read_events([path]):
+        chosen.setdefault(event.key[:2], []).append(event)
+    episode = next((e for e in chosen.values() if e[0].is_malicious), next(iter(chosen.values())))
+    unique = f"demo-{time.time_ns()}"
+    ordered = sorted(episode, key=lambda event: event.step)
+    return [
+        msgspec.structs.replace(
+            event, episode_id=unique, step=step, is_malicious=None, severity=None, attack_type=None
+        )
+        for step, event in enumerate(ordered)
+    ]
+
+
+def _what_next(settings: Settings) -> None:
+    base = f"http://{settings.serving.host}:{settings.serving.port}"
+    out.print(
+        f"\nthe graph    http://127.0.0.1:{settings.ui_port}/asset-groups\n"
+        f"the API      {base}/schema\n"
+        f"the model    {base}/v1/models/current\n"
+        f"patterns     {base}/v1/patterns\n"
+        f"metrics      {base}/metrics\n"
+        "\ntry next, in another terminal:\n"
+        "  [bold].venv/bin/drl record -o mine.jsonl -- ls -lR /usr/share[/]   "
+        "record a program of yours\n"
+        "  [bold].venv/bin/drl import mine.jsonl[/]                           "
+        "and watch the batch, perhaps a new model, appear\n"
+        "Ctrl-C stops everything.",
+        highlight=False,
+    )
+
+
+def _until(condition: Callable[[], bool], wait_s: float = 30.0) -> None:
+    deadline = time.monotonic() + wait_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DemoError("the service does not serve the released model; see its log above")
+        time.sleep(0.05)
+
+
+def _get(url: str) -> dict[str, Any]:
+    return _answer(urllib.request.Request(url))  # noqa: S310
+
+
+def _post(url: str, body: bytes) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json"}
+    return _answer(urllib.request.Request(url, body, headers))  # noqa: S310
+
+
+def _answer(request: urllib.request.Request) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+            content: dict[str, Any] = json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        content = json.loads(error.read())
+        if error.code != 503:
+            raise DemoError(f"{request.full_url}: {content.get('detail')}") from None
+        return {"model_version": None}
+    return content

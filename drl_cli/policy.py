@@ -1,0 +1,229 @@
+"""Commands on policies: train, evaluate, bundle. They need neither Dagster nor a database."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from drl_cli.console import err, out, print_json, progress_bar
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from drl_core.bundle import Release
+    from drl_core.reward import CostTable
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
+Telemetry = Annotated[
+    list[Path], typer.Option("--telemetry", help="File or folder of telemetry; may be repeated.")
+]
+More = Annotated[
+    list[Path] | None, typer.Argument(help="Further files or folders of telemetry.")
+]
+HoldOut = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=0.9,
+        help="Share of sessions kept for evaluation, the same ones in train and evaluate.",
+    ),
+]
+
+
+def register(app: typer.Typer, bundle_app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(train)
+    app.command()(evaluate)
+    bundle_app.command()(verify)
+    bundle_app.command()(rollback)
+
+
+def train(
+    telemetry: Telemetry,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the signed bundle.")],
+    more: More = None,
+    preset: Annotated[
+        str,
+        typer.Option(help="default (full-information fitted Q) or report (the report's DQN)."),
+    ] = "default",
+    seed: int = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Gradient steps (default) or episodes (report).")
+    ] = None,
+    hold_out: HoldOut = 0.0,
+    json: Json = False,
+) -> None:
+    """Learn a policy from files and write a signed bundle that `drl evaluate` and a service load."""
+    from drl_assets.learning import release, training
+    from drl_core import bundle, settings
+
+    configured = settings.load()
+    learning = msgspec.structs.replace(configured.learning, preset=preset, seed=seed)
+    if preset not in ("default", "report"):
+        raise typer.BadParameter(f"--preset {preset}: default or report expected")
+    if steps is not None:
+        field = "episodes" if preset == "report" else "gradient_steps"
+        learning = msgspec.structs.replace(learning, **{field: steps})
+    frame = _experiences([*telemetry, *(more or [])], configured.costs, hold_out, quiet=json)
+    with progress_bar("training", quiet=json) as update:
+        checkpoint = training.train(
+            frame.filter(~frame["held_out"]), learning, costs=configured.costs, progress=update
+        )
+    out_folder.mkdir(parents=True, exist_ok=True)
+    key = bundle.signing_key(out_folder / "keys")
+    manifest = release.publish(checkpoint, out_folder, key, evaluation={})
+    summary = {
+        "bundle": str(out_folder),
+        "model_version": manifest.model_version,
+        "sequence": manifest.sequence,
+        "preset": manifest.preset,
+        "seed": manifest.seed,
+        "training_episodes": manifest.training_episodes,
+        "gradient_steps": manifest.gradient_steps,
+        "final_average_reward": manifest.final_average_reward,
+        "final_loss": manifest.final_loss,
+    }
+    if json:
+        print_json(summary)
+        return
+    out.print(
+        f"model {manifest.model_version}: {manifest.training_episodes} episodes, "
+        f"{manifest.gradient_steps} gradient steps, mean return {manifest.final_average_reward:.3f}"
+    )
+    shown = f" --hold-out {hold_out}" if hold_out else ""
+    out.print(f"next: [bold]drl evaluate --bundle {out_folder} --telemetry PATH{shown}[/]")
+
+
+def evaluate(
+    telemetry: Telemetry,
+    bundle: Annotated[Path, typer.Option(help="Folder of a signed bundle (`drl train --out`).")],
+    more: More = None,
+    hold_out: HoldOut = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the random policy and the bootstrap.")] = 0,
+    json: Json = False,
+) -> None:
+    """Play the served graph and its baselines over labelled recordings; nothing is trained.
+
+    With --hold-out, only the sessions that `drl train --hold-out` kept away are played.
+    """
+    from drl_assets.learning import evaluation, export
+    from drl_assets.learning.episodes import from_experiences
+    from drl_core import settings
+
+    costs = settings.load().costs
+    release = _load(bundle)
+    frame = _experiences([*telemetry, *(more or [])], costs, hold_out, quiet=json)
+    if hold_out:
+        frame = frame.filter(frame["held_out"])
+    episodes = from_experiences(frame)
+    if not len(episodes):
+        raise ValueError(
+            f"telemetry: no labelled episode to evaluate ({episodes.unlabelled} unlabelled): set "
+            "is_malicious in the telemetry"
+        )
+    policy = evaluation.onnx_policy(export.session(release.model))
+    baselines = release.manifest.hyperparameters.get("baselines", {})
+    result = evaluation.table(policy, episodes, baselines, costs, seed)
+    if json:
+        print_json({"model_version": release.manifest.model_version, **result})
+        return
+    _print_table(release.manifest.model_version, result)
+
+
+_SHORT = {
+    "utility": "utility",
+    "containment": "contained",
+    "benign_interruption": "benign hit",
+    "time_to_containment_s": "after s",
+    "damage_prevented": "prevented",
+    "review_load": "reviewed",
+    "containment_at_1pct": "at 1 %",
+}
+
+
+def _print_table(version: str, result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(
+        title=f"{version} (drl) on {result['episodes']} episodes, {result['malicious']} malicious, "
+        f"of {result['sessions']} sessions; {result['unlabelled']} unlabelled left out"
+    )
+    table.add_column("policy", no_wrap=True)
+    for name in _SHORT.values():
+        table.add_column(name, justify="right")
+    for policy, metrics in result["policies"].items():
+        cells = ["–" if metrics[n] is None else f"{metrics[n]:.3f}" for n in _SHORT]  # noqa: RUF001
+        table.add_row(policy, *cells, style="bold" if policy == "drl" else None)
+    out.print(table)
+    for name, interval in result["advantage"].items():
+        if interval is None:
+            err.print("one session only: no interval can be given")
+            break
+        out.print(
+            f"  drl minus {name}: mean return between {interval[0]:+.3f} and {interval[1]:+.3f} "
+            "(95 %, sessions resampled)"
+        )
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A bundle or model store.")], json: Json = False
+) -> None:
+    """Check signature, checksum, contract and golden answers of the current release."""
+    from drl_assets.learning import export
+
+    release = _load(folder)
+    export.check_golden(release)
+    manifest = release.manifest
+    if json:
+        print_json({**msgspec.to_builtins(manifest), "golden": len(manifest.golden.q_values)})
+        return
+    out.print(
+        f"[bold green]valid[/]: {manifest.model_version}, release {manifest.sequence}, "
+        f"{manifest.size_bytes:,} bytes, features version {manifest.features_version}, trained "
+        f"{manifest.training_date} on {manifest.training_episodes} episodes"
+    )
+
+
+def rollback(
+    folder: Annotated[
+        Path | None, typer.Argument(help="The model store; that of DRL_HOME by default.")
+    ] = None,
+) -> None:
+    """Release the model before the current one again, under a new sequence number."""
+    from drl_core import bundle, settings
+
+    home = settings.load()
+    store, keys = (
+        (bundle.ModelStore(folder), folder / "keys")
+        if folder
+        else (bundle.ModelStore(home.models_path), home.keys_path)
+    )
+    manifest = store.rollback(bundle.trusted_keys(keys), bundle.signing_key(keys))
+    out.print(f"release {manifest.sequence} serves {manifest.model_version} again")
+
+
+def _load(folder: Path) -> "Release":
+    from drl_core import bundle, settings
+
+    keys = folder / "keys"
+    if not (keys / "trusted").is_dir():
+        keys = settings.load().keys_path
+    try:
+        return bundle.ModelStore(folder).load(bundle.trusted_keys(keys))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} holds no release: make one with `drl train --telemetry PATH --out {folder}`"
+        ) from None
+
+
+def _experiences(
+    paths: list[Path], costs: "CostTable", hold_out: float, quiet: bool
+) -> "pl.DataFrame":
+    from drl_assets import pipeline
+    from drl_assets.sources.importing import read_events
+
+    with progress_bar("reading", quiet=quiet) as update:
+        events = read_events(paths, progress=update)
+    frame = pipeline.experiences_of([list(events)], costs)
+    return pipeline.hold_out(frame, hold_out, {})
