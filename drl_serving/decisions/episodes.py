@@ -11,7 +11,7 @@ EpisodeKey = tuple[str, str]
 """(sandbox_id, episode_id)"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Episode:
     """Where an episode stands: its last decision and the carry that includes that window."""
 

@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 
-class Decision(Struct, frozen=True, kw_only=True):
+class Decision(Struct, frozen=True, kw_only=True, gc=False):
     """What to do after one observation window."""
 
     decision_id: str

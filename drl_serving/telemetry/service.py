@@ -1,6 +1,6 @@
 """Bodies of telemetry in, durable segments and dead letters out. Runs in a thread: it fsyncs."""
 
-import secrets
+import tempfile
 from pathlib import Path
 
 from drl_core.landing import LandingError, LandingZone
@@ -53,14 +53,13 @@ class TelemetryService:
 
     def writable(self) -> bool:
         """Whether a file can be written into the landing zone now."""
-        probe = self._root / f".probe-{secrets.token_hex(4)}"
         try:
             self._zone()
-            probe.write_bytes(b"1")
+            with tempfile.TemporaryFile(dir=self._root) as probe:  # has no name, leaves nothing
+                probe.write(b"1")
+                probe.flush()
         except OSError:
             return False
-        finally:
-            probe.unlink(missing_ok=True)
         return True
 
     def _zone(self) -> LandingZone:

@@ -29,7 +29,8 @@ def event(step: int, **fields: Any) -> dict[str, Any]:
 
 def landed(zone: LandingZone) -> list[Event]:
     zone.seal()
-    return [e for key in zone.keys() for part in zone.read(key) for e in part]
+    keys = zone.keys()
+    return [e for key in keys for part in zone.read(key) for e in part]
 
 
 @pytest.fixture
@@ -142,6 +143,19 @@ def test_what_was_acknowledged_survives_kill_9(start_service: Any, publisher: An
     assert set(acknowledged) <= set(steps)
     assert len(steps) <= len(acknowledged) + 3, "at most the request in flight beside them"
     assert len(set(steps)) == len(steps)
+
+
+def test_without_a_landing_zone_telemetry_is_refused_and_decisions_go_on(publisher: Any) -> None:
+    publisher.publish("v1")
+    publisher.settings.landing_path.write_text("a file where the folder should be")
+    with TestClient(create_app(publisher.settings)) as client:
+        answer = client.post("/v1/telemetry", json=event(0))
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        ready = client.get("/health/ready")
+        assert ready.status_code == 200
+        assert ready.json()["landing_writable"] is False
+        assert client.post("/v1/decisions", json=event(0)).status_code == 200
 
 
 def private_disk(folder: Path) -> tuple[str, ...]:
