@@ -7,6 +7,7 @@ precision, the precision of the graph's output.
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Annotated, Any, Self
 
 import msgspec
@@ -29,6 +30,8 @@ __all__ = ["AttackPattern", "DatabaseUnavailable", "PatternStore", "upsert"]
 
 MAX_LIMIT = 1000
 """Most patterns that one search gives."""
+_CANDIDATES = 400
+"""What the vector index looks at for one search; up to as many rows the answer is exact."""
 
 Features = Annotated[list[float], Meta(min_length=FEATURE_COUNT, max_length=FEATURE_COUNT)]
 
@@ -69,6 +72,10 @@ _UPSERT = f"""
         IS DISTINCT FROM ({", ".join(f'excluded."{name}"' for name in _VALUES)})
 """  # noqa: S608  (names of our own)
 
+_BULK = 1000
+_INDEX = "attack_patterns_by_features"
+_INDEX_DEFINITION = f"SELECT indexdef FROM pg_indexes WHERE indexname = '{_INDEX}'"  # noqa: S608
+
 
 def upsert(url: str, patterns: Iterable[AttackPattern], wait_s: float = CONNECT_WAIT_S) -> int:
     """Store patterns in one transaction; storing the same ones again changes nothing.
@@ -88,6 +95,7 @@ def upsert(url: str, patterns: Iterable[AttackPattern], wait_s: float = CONNECT_
     try:
         with connect(url, wait_s) as connection:
             register_vector(connection)
+            connection.execute("LOCK TABLE attack_patterns IN SHARE ROW EXCLUSIVE MODE")
             connection.execute(
                 "CREATE TEMPORARY TABLE incoming (LIKE attack_patterns, arrival serial)"
                 " ON COMMIT DROP"
@@ -99,13 +107,25 @@ def upsert(url: str, patterns: Iterable[AttackPattern], wait_s: float = CONNECT_
                 copy.set_types([_TYPES[name] for name in _COLUMNS])
                 for pattern in patterns:
                     copy.write_row(_row(pattern))
+            stored, distinct = _counts(connection)
+            bulk = distinct >= _BULK and distinct * 10 > stored
+            index = connection.execute(_INDEX_DEFINITION).fetchone() if bulk else None
+            if index:  # to build the vector index anew is about 10 times cheaper than to extend it
+                connection.execute(f"DROP INDEX {_INDEX}")
             connection.execute(_UPSERT)
-            counted = connection.execute(
-                f"SELECT count(*) FROM (SELECT DISTINCT {', '.join(_KEY)} FROM incoming)"  # noqa: S608
-            ).fetchone()
+            if index:
+                connection.execute(index[0])
+            return distinct
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise DatabaseUnavailable(f"storing patterns: {error}") from error
-    return int(counted[0]) if counted else 0
+
+
+def _counts(connection: psycopg.Connection[Any]) -> tuple[int, int]:
+    row = connection.execute(
+        "SELECT (SELECT count(*) FROM attack_patterns),"  # noqa: S608
+        f" (SELECT count(*) FROM (SELECT DISTINCT {', '.join(_KEY)} FROM incoming))"
+    ).fetchone()
+    return row or (0, 0)
 
 
 _TYPES = {
@@ -153,7 +173,7 @@ class PatternStore:
             timeout=wait_s,
             reconnect_timeout=wait_s,
             kwargs={"row_factory": dict_row, "connect_timeout": 2},
-            configure=_configure,
+            configure=partial(_configure, wait_s),
             check=AsyncConnectionPool.check_connection,
             name="patterns",
         )
@@ -217,7 +237,7 @@ class PatternStore:
             f"SELECT {_LIST}, features <-> %s AS distance FROM attack_patterns"  # noqa: S608
             " ORDER BY distance LIMIT %s",
             [Vector(vector), limit],
-            candidates=max(200, limit),
+            candidates=max(_CANDIDATES, limit),
         )
         return [(_pattern(row), float(row["distance"])) for row in rows]
 
@@ -239,7 +259,10 @@ class PatternStore:
             raise DatabaseUnavailable(f"reading patterns: {error}") from error
 
 
-async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+async def _configure(wait_s: float, connection: psycopg.AsyncConnection[Any]) -> None:
+    await connection.execute(
+        "SELECT set_config('statement_timeout', %s, false)", [f"{wait_s * 1000:.0f}ms"]
+    )
     await register_vector_async(connection)
     await connection.commit()
 

@@ -5,6 +5,7 @@ import datetime as dt
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,7 +138,7 @@ def test_nearest_refuses_what_is_no_feature_vector(postgres_url: str) -> None:
 
 def test_nearest_is_in_the_exact_order_of_distance(postgres_url: str) -> None:
     clear(postgres_url)
-    stored = [pattern(number) for number in range(500)]
+    stored = [pattern(number) for number in range(200)]
     upsert(postgres_url, stored)
     matrix = np.array([p.features for p in stored])
 
@@ -163,6 +164,30 @@ def test_the_vector_index_answers_as_many_as_asked(postgres_url: str) -> None:
     distances = [distance for _, distance in found]
     assert len(found) == 300
     assert distances == sorted(distances)
+
+
+def test_writers_at_once_lose_nothing_and_keep_the_vector_index(postgres_url: str) -> None:
+    clear(postgres_url)
+    shares = [[pattern(n) for n in range(start, start + 1500)] for start in (0, 500, 1000, 1500)]
+    with ThreadPoolExecutor(4) as pool:
+        stored = list(pool.map(lambda share: upsert(postgres_url, share), shares))
+    assert stored == [1500] * 4
+    indexes = "SELECT count(*) FROM pg_indexes WHERE tablename = 'attack_patterns'"
+    with psycopg.connect(postgres_url) as connection:
+        assert connection.execute("SELECT count(*) FROM attack_patterns").fetchone() == (3000,)
+        assert connection.execute(indexes).fetchone() == (4,)
+
+
+def test_a_search_that_is_kept_waiting_ends_within_its_bound(postgres_url: str) -> None:
+    async def run() -> None:
+        async with await PatternStore.open(postgres_url, wait_s=0.3) as store:
+            with psycopg.connect(postgres_url) as connection:
+                connection.execute("LOCK TABLE attack_patterns")
+                with pytest.raises(DatabaseUnavailable, match="timeout"):
+                    await store.search()
+            await store.search()
+
+    asyncio.run(run())
 
 
 def test_a_database_that_is_away_at_start_is_an_error_until_it_comes_back(tmp_path: Path) -> None:
