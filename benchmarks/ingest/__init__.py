@@ -1,0 +1,1 @@
+"""How fast telemetry becomes events, states and experiences, on one core."""
