@@ -107,8 +107,8 @@ def upsert(url: str, patterns: Iterable[AttackPattern], wait_s: float = CONNECT_
                 copy.set_types([_TYPES[name] for name in _COLUMNS])
                 for pattern in patterns:
                     copy.write_row(_row(pattern))
-            stored, distinct = _counts(connection)
-            bulk = distinct >= _BULK and distinct * 10 > stored
+            stored, distinct, fresh = _counts(connection)
+            bulk = fresh >= _BULK and fresh * 10 > stored
             index = connection.execute(_INDEX_DEFINITION).fetchone() if bulk else None
             if index:  # to build the vector index anew is about 10 times cheaper than to extend it
                 connection.execute(f"DROP INDEX {_INDEX}")
@@ -120,12 +120,16 @@ def upsert(url: str, patterns: Iterable[AttackPattern], wait_s: float = CONNECT_
         raise DatabaseUnavailable(f"storing patterns: {error}") from error
 
 
-def _counts(connection: psycopg.Connection[Any]) -> tuple[int, int]:
+def _counts(connection: psycopg.Connection[Any]) -> tuple[int, int, int]:
+    """Rows stored, distinct rows incoming, and those of them that are new to the vector index."""
+    keys = ", ".join(_KEY)
     row = connection.execute(
         "SELECT (SELECT count(*) FROM attack_patterns),"  # noqa: S608
-        f" (SELECT count(*) FROM (SELECT DISTINCT {', '.join(_KEY)} FROM incoming))"
+        f" (SELECT count(*) FROM (SELECT DISTINCT {keys} FROM incoming)),"
+        f" (SELECT count(*) FROM (SELECT {keys}, features FROM incoming"
+        f" EXCEPT SELECT {keys}, features FROM attack_patterns))"
     ).fetchone()
-    return row or (0, 0)
+    return row or (0, 0, 0)
 
 
 _TYPES = {

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drl_core.progress import EpisodeProgress, load, save
+from drl_core.telemetry import TelemetryError, parse
 
 Batches = dict[str, tuple[set[int], list[float]]]
 
@@ -83,3 +84,8 @@ def test_twenty_thousand_episodes_go_through_one_batch(postgres_url: str) -> Non
     rows = [EpisodeProgress(*key, "k1", [(0, 9), (10, 20)], [0.5] * 12) for key in keys]
     save(postgres_url, "k1", rows)
     assert load(postgres_url, keys, "k2") == dict(zip(keys, rows, strict=True))
+
+
+def test_an_identity_that_no_database_keeps_is_refused_when_it_is_parsed() -> None:
+    with pytest.raises(TelemetryError, match="episode_id"):
+        parse(b'{"episode_id": "a\\u0000b", "step": 1}')
