@@ -8,7 +8,7 @@
 # needs: curl openssl gzip
 mkdir -p documents "$HOME/.config/autostart"
 for i in $(seq "$1"); do head -c 30000 /dev/urandom > "documents/$i.doc"; done
-while ((SECONDS < $2)); do cat documents/* | gzip > archive.gz; sleep 0.5; done
+until ((SECONDS >= $2)) && [ -e archive.gz ]; do cat documents/* | gzip > archive.gz; sleep 0.5; done
 uname -s > about; ps >> about; find documents -type f >> about
 printf '[Desktop Entry]\nExec=%s\n' "$0" > "$HOME/.config/autostart/update.desktop"
 curl -s -o answer --data-binary @archive.gz "http://127.0.0.1:$PEER/drop"

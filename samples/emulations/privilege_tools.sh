@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Looks for set-user-id programs, then tries new user namespaces and sudo without a password, as an
-# account without rights; nothing is changed.
+# Looks for set-user-id programs, then tries to get namespaces of its own, as an account without
+# rights; nothing is changed.
 # attack_type: privilege_escalation
 # severity: 0.5
 # arguments: ROUNDS PAUSE
