@@ -142,6 +142,8 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     def __post_init__(self) -> None:
         _check_sandbox_id(self.sandbox_id)
         _check_sha256(self.artifact_sha256)
+        if self.episode_id.__class__ is str and "\0" in self.episode_id:
+            raise ValueError("episode_id is text with a NUL character: a database cannot keep it")
         if self.is_malicious is None and (self.severity is not None or self.attack_type):
             raise ValueError(
                 "is_malicious is missing, but severity or attack_type is set: "
