@@ -42,4 +42,6 @@ defs = dg.Definitions(
     resources={"project": Project()},
     # a step costs 0.15 s in process, 3 to 6 s in a process of its own
     executor=dg.in_process_executor,
+    # every event is in the UI; the terminal shows what went wrong
+    loggers={"console": dg.colored_console_logger.configured({"log_level": "ERROR"})},
 )

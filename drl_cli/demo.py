@@ -5,12 +5,13 @@ rest. This module only waits, shows where things are, and asks the service.
 """
 
 import json
+import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,6 +21,9 @@ from drl_core import bundle, telemetry
 from drl_core.landing import LandingZone
 from drl_core.settings import Settings
 from drl_core.telemetry import Event
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 RELEASE_WAIT_S = 900.0
 SAMPLE = Path("samples/recorded/telemetry.jsonl.gz")
@@ -49,11 +53,12 @@ def run(settings: Settings, path: Path | None, *, once: bool) -> int:
             up.check_ports(settings)
             with up.database(settings) as url:
                 _said(began, "database ready")
-                with up.processes(settings, up.environment(settings, url)) as running:
+                env = up.environment(settings, url)
+                with up.processes(settings, env) as running:
                     _said(began, "daemon, UI and service ready")
                     _import(settings, path)
                     _said(began, "telemetry landed; the sensors take it from here")
-                    manifest = _wait_for_release(settings, running)
+                    manifest = _wait_for_release(settings, running, env, began)
                     _said(began, f"model {manifest.model_version} released")
                     _decide(settings, path, manifest)
                     _said(began, "first decision")
@@ -84,27 +89,61 @@ def _import(settings: Settings, path: Path) -> None:
         raise DemoError(f"{path} holds no telemetry: see {settings.landing_path / 'dead_letters'}")
 
 
-def _wait_for_release(settings: Settings, running: up.Running) -> bundle.Manifest:
+def _wait_for_release(
+    settings: Settings, running: up.Running, env: Mapping[str, str], began: float
+) -> bundle.Manifest:
+    """Tell what the daemon's runs do until the model that learned from what landed is released."""
+    import dagster as dg
+
+    os.environ.update(env)  # the instance is configured by the same variables as the daemon's
     store, keys = bundle.ModelStore(settings.models_path), bundle.trusted_keys(settings.keys_path)
     landing = LandingZone(settings.landing_path)
     deadline = time.monotonic() + RELEASE_WAIT_S
-    said = False
-    while True:
-        newest = next(iter(reversed(landing.keys())), None)
-        manifest = store.load(keys).manifest if store.current_path.exists() else None
-        if manifest and newest in manifest.batch_partitions and not landing.waiting():
-            return manifest
-        if newest and not said:
-            err.print(f"          batch {newest} sealed; learning and checking", highlight=False)
-            said = True
-        if running.ended is not None:
-            raise DemoError("a process ended before a model was released; see the log above")
-        if time.monotonic() > deadline:
-            raise DemoError(
-                f"no model was released in {RELEASE_WAIT_S:g} s: see the runs at "
-                f"http://127.0.0.1:{settings.ui_port}/runs"
-            )
-        time.sleep(0.2)
+    told: set[tuple[str, str]] = set()
+    with dg.DagsterInstance.get() as instance:
+        while True:
+            for run in reversed(instance.get_runs(limit=20)):
+                _tell(run, instance, told, began)
+            newest = next(iter(reversed(landing.keys())), None)
+            manifest = store.load(keys).manifest if store.current_path.exists() else None
+            learned = manifest and newest in manifest.batch_partitions and not landing.waiting()
+            if manifest and learned and not _unfinished(instance):
+                return manifest
+            if running.ended is not None:
+                raise DemoError("a process ended before a model was released; see the log above")
+            if time.monotonic() > deadline:
+                raise DemoError(
+                    f"no model was released in {RELEASE_WAIT_S:g} s: see the runs at "
+                    f"http://127.0.0.1:{settings.ui_port}/runs"
+                )
+            time.sleep(0.5)
+
+
+def _unfinished(instance: "dg.DagsterInstance") -> bool:
+    import dagster as dg
+
+    waiting = [
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.STARTING,
+        dg.DagsterRunStatus.STARTED,
+    ]
+    return bool(instance.get_run_ids(dg.RunsFilter(statuses=waiting), limit=1))
+
+
+def _tell(
+    run: "dg.DagsterRun", instance: "dg.DagsterInstance", told: set[tuple[str, str]], began: float
+) -> None:
+    """Print each step of a run once, when it has ended, and the run's failure."""
+    for step in instance.get_run_step_stats(run.run_id):
+        if step.status is None or (run.run_id, step.step_key) in told:
+            continue
+        told.add((run.run_id, step.step_key))
+        took = (step.end_time or 0) - (step.start_time or 0)
+        _said(began, f"{run.job_name}: {step.step_key} {step.status.value.lower()} in {took:.1f} s")
+    if run.is_failure and (run.run_id, "run") not in told:
+        told.add((run.run_id, "run"))
+        raise DemoError(f"{run.job_name} failed (run {run.run_id}); the reason is in the log above")
 
 
 def _decide(settings: Settings, path: Path, manifest: bundle.Manifest) -> None:

@@ -47,7 +47,10 @@ def export(network: QNetwork) -> bytes:
     batch = torch.export.Dim("batch")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter's own internals
+        # the exporter warns of its own internals, and that both inputs share the batch dimension
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "# The axis name: batch", UserWarning)
         program = torch.onnx.export(
             path,
             example,
