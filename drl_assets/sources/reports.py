@@ -59,10 +59,10 @@ _FACTS = {
     "malfamily",
 }
 _FLOWS = {"network.tcp.item.time", "network.udp.item.time"}
-_READ_BYTES = 4096
+_READ_BYTES = 1 << 18
 _MAX_PREFIX = 4096
-"""Every level of nesting costs the parser a copy of its path: a bomb of brackets is to be noticed
-before it has eaten the memory, so reads are small and the path is watched."""
+"""Every level of nesting costs the parser a copy of its path, so a bomb of brackets has to be
+noticed before it eats the memory: the path is watched after each read."""
 _SCALARS = {"string", "number", "boolean", "null"}
 
 
@@ -80,6 +80,26 @@ def kind(head: bytes, path: Path) -> str | None:
     return "cape" if keys & _CAPE_KEYS else "cuckoo"
 
 
+class _Wary:
+    """A file that is read in small pieces where it opens more brackets than any report does.
+
+    Small pieces throughout would be slow: the parser starts a long string anew with each piece.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._block = b""
+
+    def read(self, size: int) -> bytes:
+        if size <= 0:
+            return b""
+        block = self._block or self._file.read(size)
+        opened = sum(map(block.count, (b"{", b"["))) - sum(map(block.count, (b"}", b"]")))
+        piece = 4096 if opened > 1024 else size
+        self._block = block[piece:]
+        return block[:piece]
+
+
 def _guard(prefix: str) -> None:
     if len(prefix) > _MAX_PREFIX:
         raise ValueError("the JSON is nested too deeply for a report")
@@ -89,7 +109,9 @@ def _top_keys(path: Path) -> set[str]:
     keys: set[str] = set()
     try:
         with open_binary(path) as file:
-            for prefix, event, value in ijson.parse(file, use_float=True, buf_size=_READ_BYTES):
+            for prefix, event, value in ijson.parse(
+                _Wary(file), use_float=True, buf_size=_READ_BYTES
+            ):
                 _guard(prefix)
                 if not prefix and event == "map_key":
                     keys.add(value)
@@ -129,7 +151,7 @@ def _scan(file: IO[bytes], counts: CallCounts, facts: dict[str, Any], flows: lis
     process: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
     call_field, process_field = len(_CALL) + 1, len(_PROCESS) + 1
-    for prefix, event, value in ijson.parse(file, use_float=True, buf_size=_READ_BYTES):
+    for prefix, event, value in ijson.parse(_Wary(file), use_float=True, buf_size=_READ_BYTES):
         _guard(prefix)
         if prefix.startswith(_CALL):
             if event in _SCALARS:
