@@ -27,8 +27,9 @@ from drl_assets.sources.items import (
     refuse,
     stem,
 )
-from drl_assets.sources.strace_calls import Tracker, Window
+from drl_assets.sources.strace_calls import Tracker
 from drl_assets.sources.strace_lines import MAX_LINE_BYTES, Line, parse_line
+from drl_assets.sources.strace_window import Window
 from drl_core import telemetry
 from drl_core.telemetry import DeadLetter, Stage
 
