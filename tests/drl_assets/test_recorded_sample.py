@@ -1,6 +1,7 @@
 """Facts of the committed sample: counts, labels, size, sessions, and nothing of the machine."""
 
 import gzip
+import hashlib
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -59,6 +60,33 @@ def test_every_session_is_one_script_with_one_label(events: list[Event]) -> None
     for event in events:
         folder = "emulations" if event.is_malicious else "ordinary"
         assert list((SAMPLES / folder).glob(f"{event.session_id}.*")), event.session_id
+
+
+def test_every_episode_is_a_run_of_a_script_as_it_stands_here(events: list[Event]) -> None:
+    runs = set()
+    for script in [*SAMPLES.glob("ordinary/*"), *SAMPLES.glob("emulations/*")]:
+        content = script.read_bytes()
+        variants = re.search(rb"^(?:# )?variants: (.*)$", content, re.MULTILINE)
+        assert variants is not None, script
+        for variant in variants[1].split(b"|"):
+            text = content + b"\0".join((b"", *variant.split()))
+            runs.add((script.stem, hashlib.sha256(text).hexdigest()))
+    recorded = {(event.session_id, event.artifact_sha256) for event in events}
+    assert recorded == runs
+
+
+def test_the_readme_lists_every_session(events: list[Event]) -> None:
+    readme = (SAMPLES / "README.md").read_text()
+    sessions = {event.session_id for event in events}
+    assert [name for name in sessions if f"| `{name}` |" not in readme] == []
+    assert f"{len(events)} events; " in readme
+
+
+def test_the_scripts_talk_to_loopback_only() -> None:
+    text = "\n".join(path.read_text() for path in SAMPLES.glob("[eo]*/*") if path.is_file())
+    hosts = set(re.findall(r"https?://([^/:\s\"']+)", text))
+    addresses = set(re.findall(r"[\"']((?:\d{1,3}\.){3}\d{1,3})[\"']", text))
+    assert hosts | addresses == {"127.0.0.1"}
 
 
 def test_labels_reach_no_feature(events: list[Event]) -> None:
