@@ -1,4 +1,4 @@
-"""The console script `drl`. Each command imports what it needs when it runs, so `--help` is quick."""
+"""The console script `drl`. A command imports what it needs when it runs: `--help` is quick."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bundle_app = typer.Typer(help="Look at, verify and roll back released models.", no_args_is_help=True)
+bundle_app = typer.Typer(
+    help="Look at, verify and roll back released models.", no_args_is_help=True
+)
 app.add_typer(bundle_app, name="bundle")
 
 

@@ -18,9 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for
 Telemetry = Annotated[
     list[Path], typer.Option("--telemetry", help="File or folder of telemetry; may be repeated.")
 ]
-More = Annotated[
-    list[Path] | None, typer.Argument(help="Further files or folders of telemetry.")
-]
+More = Annotated[list[Path] | None, typer.Argument(help="Further files or folders of telemetry.")]
 HoldOut = Annotated[
     float,
     typer.Option(
@@ -54,7 +52,7 @@ def train(
     hold_out: HoldOut = 0.0,
     json: Json = False,
 ) -> None:
-    """Learn a policy from files and write a signed bundle that `drl evaluate` and a service load."""
+    """Learn a policy from files; write a signed bundle that `drl evaluate` and a service load."""
     from drl_assets.learning import release, training
     from drl_core import bundle, settings
 

@@ -150,5 +150,3 @@ def record(
             f"{'' if result.ended else ' (time limit)'}: {result.path}"
         )
         out.print(f"next: [bold]drl import {result.path}[/]")
-
-

@@ -6,6 +6,7 @@ other variables of `drl_core.settings` say where it is.
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -17,7 +18,7 @@ from drl_core.landing import LandingZone
 from drl_core.settings import Settings
 
 
-class Project(dg.ConfigurableResource):
+class Project(dg.ConfigurableResource[Any]):
     """The project's folders and database, found by its configuration."""
 
     @property

@@ -3,8 +3,8 @@
 import dagster as dg
 
 from drl_assets import continuity, pipeline, views
-from drl_assets.defs.partitions import batches
 from drl_assets.defs.experiences import selection
+from drl_assets.defs.partitions import batches
 from drl_assets.defs.resources import Project
 
 

@@ -14,9 +14,7 @@ def onnx_parity(context: dg.AssetCheckExecutionContext, project: Project) -> dg.
     network = checkpoint.load(project.checkpoint_path(version)).network()
     found = export.parity(network, project.onnx_path(version).read_bytes())
     agree = found["q_error"] <= 1e-5 and found["feature_error"] <= 1e-6
-    return dg.AssetCheckResult(
-        passed=agree and found["argmax_flips"] == 0, metadata={**found}
-    )
+    return dg.AssetCheckResult(passed=agree and found["argmax_flips"] == 0, metadata={**found})
 
 
 @dg.asset_check(asset="published_model", blocking=True)

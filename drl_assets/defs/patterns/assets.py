@@ -24,9 +24,7 @@ def attack_patterns(
     version = latest_version(context.instance, "published_model")
     trained = checkpoint.load(project.checkpoint_path(version))
     parent = trained.parent_version
-    known = (
-        set(checkpoint.load(project.checkpoint_path(parent)).batches) if parent else set[str]()
-    )
+    known = set(checkpoint.load(project.checkpoint_path(parent)).batches) if parent else set[str]()
     scan = project.tables.scan("experiences", without=known)
     if scan is None:
         raise dg.Failure(f"the batches that taught {version} are gone")

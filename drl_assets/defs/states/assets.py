@@ -46,9 +46,10 @@ def normalized_states(
 
 
 def _require_previous(project: Project, key: str) -> None:
-    earlier = [other for other in project.landing.keys() if other < key]
+    sealed = project.landing.keys()
+    earlier = [other for other in sealed if other < key]
     if earlier and earlier[-1] not in project.tables.done("normalized_states"):
         raise dg.Failure(
-            f"batch {earlier[-1]} comes before {key} and has no states yet; episodes go on from one "
-            "batch to the next, so materialise it first"
+            f"batch {earlier[-1]} comes before {key} and has no states yet; episodes go on from "
+            "one batch to the next, so materialise it first"
         )

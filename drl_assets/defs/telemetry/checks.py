@@ -18,16 +18,14 @@ def telemetry_schema(
 
 
 @dg.asset_check(asset="telemetry_batches")
-def measured_share(
-    context: dg.AssetCheckExecutionContext, project: Project
-) -> dg.AssetCheckResult:
-    """At least a third of the 12 signals is measured; a source that measures less teaches little."""
+def measured_share(context: dg.AssetCheckExecutionContext, project: Project) -> dg.AssetCheckResult:
+    """At least a third of the 12 signals is measured; a source of less teaches little."""
     from drl_core.telemetry import SIGNALS
 
     frame = project.tables.read("telemetry_batches", context.partition_key)
     cells = len(frame) * len(SIGNALS)
     nulls = sum(frame[name].null_count() for name in SIGNALS)
-    share = 1 - nulls / cells if cells else 0.0
+    share = 1 - nulls / cells if cells else 1.0
     return dg.AssetCheckResult(
         passed=share >= 1 / 3,
         severity=dg.AssetCheckSeverity.WARN,

@@ -55,7 +55,7 @@ def landed_telemetry(
     return dg.SensorResult(
         run_requests=[
             dg.RunRequest(
-                run_key=f"{batch.content_hash}-{attempt}",
+                run_key=f"{batch.key}-{attempt}",
                 partition_key=batch.key,
                 tags={"drl/events": str(batch.events)},
             )
@@ -65,8 +65,8 @@ def landed_telemetry(
     )
 
 
-
 def unfinished_batches(project: Project) -> list[str]:
     """Keys of sealed batches that have no experiences yet, oldest first."""
     done = project.tables.done("experiences")
-    return [key for key in project.landing.keys() if key not in done]
+    sealed = project.landing.keys()
+    return [key for key in sealed if key not in done]
