@@ -21,7 +21,9 @@ from drl_assets.defs.training import checks as training_checks
 from drl_assets.defs.training import sensors as training_sensors
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules([telemetry, states, experiences, training, models, patterns]),
+    assets=dg.load_assets_from_modules(
+        [telemetry, states, experiences, training, models, patterns]
+    ),
     asset_checks=dg.load_asset_checks_from_modules(
         [
             telemetry_checks,
@@ -42,6 +44,4 @@ defs = dg.Definitions(
     resources={"project": Project()},
     # a step costs 0.15 s in process, 3 to 6 s in a process of its own
     executor=dg.in_process_executor,
-    # every event is in the UI; the terminal shows what went wrong
-    loggers={"console": dg.colored_console_logger.configured({"log_level": "ERROR"})},
 )

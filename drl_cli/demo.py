@@ -136,10 +136,12 @@ def _tell(
 ) -> None:
     """Print each step of a run once, when it has ended, and the run's failure."""
     for step in instance.get_run_step_stats(run.run_id):
-        if step.status is None or (run.run_id, step.step_key) in told:
+        if not (step.start_time and step.end_time and step.status):
+            continue
+        if (run.run_id, step.step_key) in told:
             continue
         told.add((run.run_id, step.step_key))
-        took = (step.end_time or 0) - (step.start_time or 0)
+        took = step.end_time - step.start_time
         _said(began, f"{run.job_name}: {step.step_key} {step.status.value.lower()} in {took:.1f} s")
     if run.is_failure and (run.run_id, "run") not in told:
         told.add((run.run_id, "run"))
