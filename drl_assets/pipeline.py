@@ -159,7 +159,7 @@ def experience_frame(
     carry: npt.NDArray[np.float64] | None = None,
     costs: CostTable = reward.DEFAULT_COSTS,
 ) -> pl.DataFrame:
-    """One row a step, with the reward and the terminal flag of each of the five actions in hindsight.
+    """One row a step, with the reward and terminal flag of each of the five actions in hindsight.
 
     The reward of `continue_monitoring` at step t charges the damage of window t + 1. A row is
     `terminated` for continue and isolate where the artefact ended by itself after it, `truncated`
@@ -224,9 +224,7 @@ def experience_frame(
     )
 
 
-def _extra_signals(
-    telemetry: pl.DataFrame, costs: CostTable
-) -> dict[str, npt.NDArray[np.float64]]:
+def _extra_signals(telemetry: pl.DataFrame, costs: CostTable) -> dict[str, npt.NDArray[np.float64]]:
     return {
         name: telemetry["extra"]
         .str.json_path_match(f"$['{name}']")

@@ -23,15 +23,15 @@ TELEMETRY = pa.DataFrameSchema(
         ),
         "window_s": pa.Column(pl.Float64, pa.Check.in_range(0.001, 86_400)),
         "isolation_level": pa.Column(pl.Int64, pa.Check.in_range(0, 3)),
-        **{
-            name: pa.Column(pl.Float64, pa.Check.ge(0), nullable=True) for name in SIGNALS[:9]
-        },
+        **{name: pa.Column(pl.Float64, pa.Check.ge(0), nullable=True) for name in SIGNALS[:9]},
         **{name: pa.Column(pl.Boolean, nullable=True) for name in SIGNALS[9:]},
         "action": pa.Column(pl.Int64, pa.Check.in_range(0, ACTION_COUNT - 1), nullable=True),
         "propensity": pa.Column(
             pl.Float64, pa.Check.in_range(0, 1, include_min=False), nullable=True
         ),
-        "outcome": pa.Column(pl.String, pa.Check.isin([one.value for one in Outcome]), nullable=True),
+        "outcome": pa.Column(
+            pl.String, pa.Check.isin([one.value for one in Outcome]), nullable=True
+        ),
         "severity": pa.Column(pl.Float64, pa.Check.in_range(0, 1), nullable=True),
         "is_malicious": pa.Column(pl.Boolean, nullable=True),
     },

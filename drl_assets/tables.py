@@ -111,4 +111,8 @@ class Tables:
     @staticmethod
     def _keys_of(path: Path, compacted: dict[str, list[str]]) -> set[str]:
         day = path.stem.removeprefix("day-")
-        return set(compacted[day]) if path.stem.startswith("day-") and day in compacted else {path.stem}
+        return (
+            set(compacted[day])
+            if path.stem.startswith("day-") and day in compacted
+            else {path.stem}
+        )

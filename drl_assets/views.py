@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 States = npt.NDArray[np.float32]
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.MarkdownMetadataValue:
+def _markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> dg.MarkdownMetadataValue:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
     return dg.MetadataValue.md("\n".join(lines))
@@ -42,7 +44,9 @@ def _cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 3)) -> tuple["Figure", Any]:
+def _figure(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 3)
+) -> tuple["Figure", Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
@@ -168,7 +172,9 @@ def policy_plot(result: dict[str, Any]) -> dg.MarkdownMetadataValue:
     for name, metrics in result["policies"].items():
         x, y = metrics["benign_interruption"], metrics["containment"]
         if x is not None and y is not None:
-            axis.scatter(x, y, s=90 if name == "drl" else 40, color="#c44e52" if name == "drl" else "#4c72b0")
+            axis.scatter(
+                x, y, s=90 if name == "drl" else 40, color="#c44e52" if name == "drl" else "#4c72b0"
+            )
             axis.annotate(name, (x, y), textcoords="offset points", xytext=(6, -3), fontsize=8)
     axis.set(
         xlabel="benign episodes interrupted",
@@ -201,11 +207,15 @@ def decision_timeline(network: "QNetwork", episodes: "Episodes") -> dg.MarkdownM
     stops = np.flatnonzero(np.isin(best, (*CONTAINING, Action.REQUEST_HUMAN_REVIEW)))
     if len(stops):
         axes[0].axvline(seconds[stops[0]], color="black", linestyle=":")
-        axes[0].set_title(f"{Action(best[stops[0]]).label} at {seconds[stops[0]]:.1f} s", fontsize=9)
+        axes[0].set_title(
+            f"{Action(best[stops[0]]).label} at {seconds[stops[0]]:.1f} s", fontsize=9
+        )
     axes[0].legend(fontsize=7)
     axes[0].set_ylabel("Q-value")
     axes[1].step(seconds, one.damage, where="pre", color="#c44e52")
-    axes[1].set(xlabel=f"seconds of episode {one.names[0][1]} ({one.attack_type[0]})", ylabel="damage")
+    axes[1].set(
+        xlabel=f"seconds of episode {one.names[0][1]} ({one.attack_type[0]})", ylabel="damage"
+    )
     return _picture(figure, "timeline of one episode's decision")
 
 

@@ -46,7 +46,7 @@ class Golden(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model is, where it came from and how it did. The report's ModelMetadata is the first part."""
+    """What a model is, where it came from and how it did; first the report's ModelMetadata."""
 
     model_version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}\Z")]
     training_date: str
@@ -241,15 +241,15 @@ class ModelStore:
             if earlier.manifest.sequence < current.sequence and (
                 earlier.manifest.model_version != current.model_version
             ):
-                again = msgspec.structs.replace(
-                    earlier.manifest, rollback_of=current.model_version
-                )
+                again = msgspec.structs.replace(earlier.manifest, rollback_of=current.model_version)
                 return self.publish(earlier.model, again, key)
         raise BundleError("rollback", f"there is no model before {current.model_version}")
 
     def _read_blob(self, manifest: Manifest) -> bytes:
         if manifest.blob != f"blobs/{manifest.sha256}.onnx":
-            raise BundleError("blob_path", f"{manifest.blob!r} is not this store's path of the blob")
+            raise BundleError(
+                "blob_path", f"{manifest.blob!r} is not this store's path of the blob"
+            )
         if manifest.size_bytes > MAX_BLOB_BYTES:
             raise BundleError("blob_size", f"{manifest.size_bytes} bytes, at most {MAX_BLOB_BYTES}")
         path = self.root / manifest.blob
@@ -306,7 +306,7 @@ def verify(content: bytes, trusted: TrustedKeys) -> Manifest:
     if manifest.features_version != FEATURES_VERSION:
         raise BundleError(
             "features_version",
-            f"the model speaks version {manifest.features_version}, this program {FEATURES_VERSION}",
+            f"the model speaks {manifest.features_version}, this program {FEATURES_VERSION}",
         )
     if (manifest.input_dim, manifest.output_dim) != (FEATURE_COUNT, ACTION_COUNT):
         raise BundleError("contract", "the network is not 30 features to 5 actions")

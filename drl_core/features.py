@@ -5,9 +5,9 @@ same lines run in numpy over millions of rows (`fold`), in numpy row by row (`st
 inside the exported ONNX graph, where the model takes raw signals plus carry and needs no port of
 this table. Everything is computed in float64 and leaves as float32.
 
-A **window** is a row of 14 numbers: the 12 signals of `telemetry.SIGNALS` (NaN where not measured),
-`window_s` and `isolation_level`. A **carry** is a row of 14 numbers: the 12 running sums, the number
-of windows and the seconds so far; it starts as zeros.
+A **window** is a row of 14 numbers: the 12 signals of `telemetry.SIGNALS` (NaN where not
+measured), `window_s` and `isolation_level`. A **carry** is a row of 14 numbers: the 12 running
+sums, the number of windows and the seconds so far; it starts as zeros.
 """
 
 from typing import Any

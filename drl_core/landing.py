@@ -29,7 +29,7 @@ from drl_core.telemetry import DeadLetter, Event
 
 
 class LandingError(OSError):
-    """Telemetry could not be made durable; nothing was acknowledged and nothing half-written stays."""
+    """Telemetry could not be made durable; nothing was acknowledged, nothing half-written stays."""
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -138,7 +138,9 @@ class LandingZone:
     def dead_letters(self) -> list[DeadLetter]:
         """All dead letters, oldest first."""
         decode = msgspec.json.Decoder(DeadLetter).decode_lines
-        return [one for path in sorted(self._dead.glob("*.jsonl")) for one in decode(path.read_bytes())]
+        return [
+            one for path in sorted(self._dead.glob("*.jsonl")) for one in decode(path.read_bytes())
+        ]
 
     def waiting(self) -> list[str]:
         """Names of landed segments that are in no batch yet, oldest first."""

@@ -24,7 +24,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class CostTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What things cost, in one unit: the damage of one window of unhindered, severe malice is about 1.
+    """What things cost, in one unit: a window of unhindered, severe malice does about 1 damage.
 
     Damage per window is `severity * (presence + sum of weight * normalised signal)`.
     """

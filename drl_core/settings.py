@@ -1,8 +1,8 @@
 """One typed configuration: a JSON file per environment, environment variables over it, validated.
 
 `load` reads `config/default.json`, then `config/<DRL_ENV>.json` over it, then variables named
-`DRL_<SECTION>__<FIELD>` (or `DRL_<FIELD>` at the top). A wrong value is a `SettingsError` that names
-the field and where it came from. `Watcher` reloads what is safe to change while running.
+`DRL_<SECTION>__<FIELD>` (or `DRL_<FIELD>` at the top). A wrong value is a `SettingsError` that
+names the field and where it came from. `Watcher` reloads what is safe to change while running.
 """
 
 import os

@@ -1,1 +1,1 @@
-"""Learning: torch lives here and nowhere else. Frames of experiences in, checkpoints and ONNX out."""
+"""Learning: torch lives here and nowhere else. Experiences in, checkpoints and ONNX out."""

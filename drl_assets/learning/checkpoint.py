@@ -1,7 +1,7 @@
 """Checkpoints: what a trained policy is and what the next training goes on from.
 
-One file holds tensors, numbers and text only, so it loads with `weights_only=True`; it is written in
-one rename. A checkpoint carries its replay, hence incremental training reads new batches alone.
+One file holds tensors, numbers and text only, so it loads with `weights_only=True`; it is written
+in one rename. A checkpoint carries its replay, hence incremental training reads new batches alone.
 """
 
 import datetime as dt

@@ -5,6 +5,7 @@ gradient steps, gradient clipping, epsilon falling exponentially from 1.0 to 0.1
 (Mnih et al. 2015). The original report is its source; `fitted.py` says why it is not the default.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,6 @@ from torch import nn
 from drl_assets.learning.environment import ContainmentEnv
 from drl_assets.learning.network import QNetwork
 from drl_assets.learning.replay import Columns, ReplayBuffer
-from drl_core.actions import Action
 from drl_core.features import FEATURE_COUNT
 
 TRANSITION_COLUMNS: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
@@ -72,11 +72,9 @@ class DQNState:
 def start(config: DQNConfig, network: QNetwork, seed: int, device: torch.device) -> DQNState:
     """State before the first episode."""
     network = network.to(device)
-    target = QNetwork([m.out_features for m in network.layers if isinstance(m, nn.Linear)][:-1])
-    target.load_state_dict(network.state_dict())
     return DQNState(
         network,
-        target.to(device),
+        copy.deepcopy(network),
         torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True),
         ReplayBuffer(TRANSITION_COLUMNS, config.replay_capacity),
         np.random.default_rng(seed),
@@ -146,7 +144,7 @@ def _act(
         return int(state.rng.choice(np.flatnonzero(mask)))
     with torch.no_grad():
         q = state.network(torch.from_numpy(observation).to(device)).cpu().numpy()
-    return int(Action(np.where(mask, q, -np.inf).argmax()))
+    return int(np.where(mask, q, -np.inf).argmax())
 
 
 def gradient_step(state: DQNState, config: DQNConfig, device: torch.device) -> float:

@@ -2,7 +2,8 @@
 
 Until it is contained an artefact hardly depends on us, so a recording tells what the next window
 would have been, whichever action is taken; isolation alone changes what is observed (see
-`episodes.isolated`). Rewards are those of `drl_core.reward.hindsight`, looked up, not computed again.
+`episodes.isolated`). Rewards are those of `drl_core.reward.hindsight`, looked up, never computed
+anew.
 """
 
 from typing import Any

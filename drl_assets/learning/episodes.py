@@ -5,6 +5,7 @@ the full-information learner and the evaluation all read it.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from drl_core.telemetry import SIGNALS
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 LEVEL = features.SIGNAL_COUNT + 1
 """Column of the isolation level in a window row."""
@@ -72,12 +74,12 @@ class Episodes:
 
     @property
     def next_damage(self) -> Floats:
-        """Damage of the window after each row, 0 after the last: what a decision answers for, [N]."""
+        """Damage of the window after each row, 0 after the last: a decision answers for it, [N]."""
         following = np.append(self.damage[1:], 0.0)
         following[self.offsets[1:] - 1] = 0.0
         return following
 
-    def per_row(self, of_episode: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def per_row(self, of_episode: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
         """Repeat a per-episode array [E] for every row, [N]."""
         return np.repeat(of_episode, self.lengths)
 
@@ -138,9 +140,7 @@ def from_experiences(frame: pl.DataFrame) -> Episodes:
         ended=heads["terminated"].to_numpy(),
         session=heads["session_id"].to_list(),
         attack_type=[t if bad else "benign" for t, bad in zip(types, malicious, strict=True)],
-        names=list(
-            zip(heads["sandbox_id"].to_list(), heads["episode_id"].to_list(), strict=True)
-        ),
+        names=list(zip(heads["sandbox_id"].to_list(), heads["episode_id"].to_list(), strict=True)),
         artifacts=heads["artifact_sha256"].to_list(),
         unlabelled=unlabelled,
     )
@@ -160,6 +160,7 @@ def isolated(windows: Floats, level: Ints) -> Floats:
     changed = windows.copy()
     changed[:, LEVEL] = np.maximum(changed[:, LEVEL], level)
     cut = np.flatnonzero(changed[:, LEVEL] >= 1)
-    network = changed[np.ix_(cut, NETWORK)]
-    changed[np.ix_(cut, NETWORK)] = np.where(np.isnan(network), network, 0.0)
+    columns = np.ix_(cut, np.asarray(NETWORK))
+    network = changed[columns]
+    changed[columns] = np.where(np.isnan(network), network, 0.0)
     return changed

@@ -2,7 +2,7 @@
 
 A policy is a function of what a `LockstepReplay` observes. `simulate` plays it over every episode,
 `metrics` sums up, `table` puts the served policy beside its baselines, with intervals. Evaluation
-never trains: baselines are tuned by `tune_baselines` on the training episodes and come in as numbers.
+never trains: `tune_baselines` tunes baselines on the training episodes, and numbers come in here.
 """
 
 from collections.abc import Callable
@@ -115,9 +115,7 @@ class Played:
     """The highest score while only watching."""
 
 
-def simulate(
-    policy: Policy, episodes: Episodes, costs: CostTable = reward.DEFAULT_COSTS
-) -> Played:
+def simulate(policy: Policy, episodes: Episodes, costs: CostTable = reward.DEFAULT_COSTS) -> Played:
     """Play a policy over every episode once."""
     count = len(episodes)
     effectiveness = np.asarray(costs.isolation_effectiveness)
@@ -223,7 +221,7 @@ def intervals(played: Played, episodes: Episodes, seed: int = 0) -> dict[str, li
 
 
 def session_bootstrap(values: Floats, session: list[str], seed: int = 0) -> list[float] | None:
-    """95 % interval of a mean over episodes, resampling whole sessions; None with fewer than two."""
+    """95 % interval of a mean over episodes, whole sessions resampled; None with fewer than two."""
     names, member = np.unique(np.asarray(session), return_inverse=True)
     if len(names) < 2:
         return None

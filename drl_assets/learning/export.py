@@ -83,8 +83,10 @@ def session(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def sample_windows(count: int, seed: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Windows and carries all over the input space, nulls and extremes included, [count, 14] twice."""
+def sample_windows(
+    count: int, seed: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Windows and carries all over the input space, nulls and extremes too, [count, 14] twice."""
     rng = np.random.default_rng(seed)
     windows = np.zeros((count, features.WINDOW_WIDTH))
     windows[:, :7] = np.expm1(rng.uniform(0, 24, (count, 7))) * rng.integers(0, 2, (count, 7))
@@ -116,9 +118,12 @@ def parity(network: QNetwork, model: bytes, count: int = 65_536, seed: int = 0) 
     """
     windows, carry = sample_windows(count, seed)
     with torch.no_grad():
-        expected = DecisionPath(network).cpu().eval()(
-            torch.from_numpy(windows), torch.from_numpy(carry)
-        )[0].numpy()
+        expected = (
+            DecisionPath(network)
+            .cpu()
+            .eval()(torch.from_numpy(windows), torch.from_numpy(carry))[0]
+            .numpy()
+        )
     q, table, _ = session(model).run(list(OUTPUTS), {"windows": windows, "carry": carry})
     reference, _ = features.step(np, windows, carry)
     ordered = np.sort(expected, axis=1)
@@ -135,9 +140,12 @@ def golden(network: QNetwork, count: int = 16, seed: int = 1) -> Golden:
     """Inputs with torch's answers, for the manifest: a loader must reproduce them."""
     windows, carry = sample_windows(count, seed)
     with torch.no_grad():
-        q = DecisionPath(network).cpu().eval()(
-            torch.from_numpy(windows), torch.from_numpy(carry)
-        )[0].numpy()
+        q = (
+            DecisionPath(network)
+            .cpu()
+            .eval()(torch.from_numpy(windows), torch.from_numpy(carry))[0]
+            .numpy()
+        )
     nulls = cast(
         list[list[float | None]],
         [[None if np.isnan(x) else x for x in row] for row in windows.tolist()],

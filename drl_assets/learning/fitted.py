@@ -7,6 +7,7 @@ explore: Q is regressed on targets for all five actions at once. Targets come fr
 watching on follows the recording with lambda-returns under the frozen greedy policy.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -149,9 +150,7 @@ def targets(
     y = rows["rewards"].astype(np.float64)
     last, terminated = rows["last"], rows["terminated"]
     beyond = np.where(terminated, 0.0, best)
-    y[:, Action.INCREASE_ISOLATION] += config.gamma * np.where(
-        last, beyond, q_isolated.max(axis=1)
-    )
+    y[:, Action.INCREASE_ISOLATION] += config.gamma * np.where(last, beyond, q_isolated.max(axis=1))
     greedy = q.argmax(axis=1)
     value = np.where(last, beyond, 0.0)  # of what comes after each row
     ends = np.flatnonzero(last)
@@ -194,19 +193,11 @@ class FittedState:
 def start(config: FittedConfig, network: QNetwork, seed: int, device: torch.device) -> FittedState:
     """State before the first step; `network` may be fresh or a champion's (warm start)."""
     network = network.to(device)
-    twins = [QNetwork(hidden_of(network)).to(device) for _ in range(2)]
-    for twin in twins:
-        twin.load_state_dict(network.state_dict())
+    averaged, frozen = copy.deepcopy(network), copy.deepcopy(network)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    return FittedState(network, *twins, optimizer, np.random.default_rng(seed), 0, [])
-
-
-def hidden_of(network: QNetwork) -> list[int]:
-    """Widths of a network's hidden layers."""
-    widths = [layer.out_features for layer in network.layers if isinstance(layer, nn.Linear)]
-    return widths[:-1]
+    return FittedState(network, averaged, frozen, optimizer, np.random.default_rng(seed), 0, [])
 
 
 def fit(
@@ -240,7 +231,10 @@ def fit(
             torch.stack(_gradient_step(state, states, y, mask, config, device))
             for _ in range(until - state.step)
         ]
-        loss, norm = (float(x) for x in (torch.stack(stretch).mean(0)[0], torch.stack(stretch).max(0).values[1]))
+        loss, norm = (
+            float(x)
+            for x in (torch.stack(stretch).mean(0)[0], torch.stack(stretch).max(0).values[1])
+        )
         state.max_gradient_norm = max(state.max_gradient_norm, norm)
         if not np.isfinite(loss):
             raise FloatingPointError(f"loss is {loss} at step {state.step}: lower learning_rate")
@@ -269,7 +263,7 @@ def _gradient_step(
     error = torch.where(mask[index], q - y[index], 0.0)
     loss = error.square().mean()
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.clip)
     state.optimizer.step()
     state.step += 1

@@ -1,6 +1,7 @@
 """The Q-network: 30 features -> 256 -> 256 -> 5 Q-values, ReLU, Xavier-initialised."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ class QNetwork(nn.Module):
         super().__init__()
         widths = [FEATURE_COUNT, *hidden_layers]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         layers.append(nn.Linear(widths[-1], ACTION_COUNT))
         self.layers = nn.Sequential(*layers)

@@ -40,7 +40,9 @@ class ReplayBuffer:
         Raises:
             ValueError: columns are missing or of different lengths.
         """
-        lengths = {len(rows[name]) for name in self._data} if rows.keys() >= self._data.keys() else {}
+        lengths = (
+            {len(rows[name]) for name in self._data} if rows.keys() >= self._data.keys() else {}
+        )
         if len(lengths) != 1:
             raise ValueError(f"columns {sorted(self._data)} of one length expected")
         count = next(iter(lengths))

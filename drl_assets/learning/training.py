@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from drl_assets.learning import dqn, evaluation, fitted
 from drl_assets.learning import checkpoint as checkpoints
+from drl_assets.learning import dqn, evaluation, fitted
 from drl_assets.learning.checkpoint import Checkpoint
 from drl_assets.learning.environment import ContainmentEnv
 from drl_assets.learning.episodes import Episodes, from_experiences
@@ -75,9 +75,7 @@ def train(
         else seeded_network(learning.hidden_layers, learning.seed)
     )
     learn = _learn_report if learning.preset == "report" else _learn_default
-    learned = learn(
-        episodes, learning, costs, network, parent, device, progress, progress_path
-    )
+    learned = learn(episodes, learning, costs, network, parent, device, progress, progress_path)
     if progress_path is not None:
         progress_path.unlink(missing_ok=True)
     policy = evaluation.network_policy(learned["network"])
@@ -89,9 +87,7 @@ def train(
         costs_version=costs.version,
         training_date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         training_episodes=len(episodes) + (parent.training_episodes if parent else 0),
-        final_average_reward=float(
-            evaluation.simulate(policy, episodes, costs).returns.mean()
-        ),
+        final_average_reward=float(evaluation.simulate(policy, episodes, costs).returns.mean()),
         batches=[*(parent.batches if parent else []), *(batches or [])],
         parent_version=parent.version if parent else None,
         baselines=evaluation.tune_baselines(episodes, costs),
@@ -111,7 +107,10 @@ def _learn_default(
 ) -> dict[str, Any]:
     config = fitted.FittedConfig(gradient_steps=learning.gradient_steps)
     new = fitted.rows_of(
-        _as_many_as_fit(episodes, learning, config), config, np.random.default_rng(learning.seed), costs
+        _as_many_as_fit(episodes, learning, config),
+        config,
+        np.random.default_rng(learning.seed),
+        costs,
     )
     replay = ReplayBuffer(fitted.ROW_COLUMNS, learning.replay_capacity)
     if parent is not None:
@@ -120,9 +119,7 @@ def _learn_default(
     rows = replay.snapshot()
     rows["last"][-1] = True
     state = fitted.start(config, network, learning.seed, device)
-    mark = checkpoints.fingerprint(
-        config, learning.seed, rows, parent.version if parent else None
-    )
+    mark = checkpoints.fingerprint(config, learning.seed, rows, parent.version if parent else None)
     if progress_path is not None and (saved := checkpoints.load_progress(progress_path, mark)):
         fitted.restore(state, saved)
 
