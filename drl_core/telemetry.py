@@ -33,7 +33,10 @@ Sha256 = Annotated[str, Meta(pattern=_SHA256)]
 _EventSandboxId = Annotated[str, Meta(extra_json_schema={"pattern": _SANDBOX_ID})]
 _EventSha256 = Annotated[str, Meta(extra_json_schema={"pattern": _SHA256})]
 EpisodeId = Annotated[str, Meta(min_length=1, max_length=256)]
+EpisodeNumber = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_NUL = "text with a NUL character: a database cannot keep it"
 EpochMs = Annotated[float, Meta(ge=0, le=253402300799999)]
+Pid = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Timestamp = Annotated[dt.datetime, Meta(tz=True)]
 
 SIGNALS = (
@@ -74,8 +77,8 @@ class Process(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The observed process. Holds no command line: secrets live there."""
 
     name: Name | None = None
-    pid: Annotated[int, Meta(ge=0)] | None = None
-    ppid: Annotated[int, Meta(ge=0)] | None = None
+    pid: Pid | None = None
+    ppid: Pid | None = None
     image_path: Annotated[str, Meta(max_length=1024)] | None = None
 
 
@@ -88,15 +91,18 @@ class Intervention(Struct, frozen=True, kw_only=True):
 
 
 @lru_cache(maxsize=4096)
-def _check_sandbox_id(name: str) -> None:
-    if not re.match(_SANDBOX_ID, name):
-        raise ValueError(f"sandbox_id is {name[:140]!r}, expected `str` matching {_SANDBOX_ID}")
-
-
-@lru_cache(maxsize=4096)
-def _check_sha256(digest: str | None) -> None:
+def _check_names(
+    sandbox: str, digest: str | None, session: str | None, attack_type: str | None
+) -> None:
+    """Once per distinct set of names: all windows of an episode share theirs."""
+    if not re.match(_SANDBOX_ID, sandbox):
+        raise ValueError(f"sandbox_id is {sandbox[:140]!r}, expected `str` matching {_SANDBOX_ID}")
     if digest is not None and not re.match(_SHA256, digest):
         raise ValueError(f"artifact_sha256 is {digest[:70]!r}, expected `str` matching {_SHA256}")
+    if session and "\0" in session:
+        raise ValueError(f"session_id is {_NUL}")
+    if attack_type and "\0" in attack_type:
+        raise ValueError(f"attack_type is {_NUL}")
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -108,7 +114,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     `isolation_level` is the level in force during the window.
     """
 
-    episode_id: EpisodeId | int
+    episode_id: EpisodeId | EpisodeNumber
     step: Annotated[int, Meta(ge=0, le=2**31 - 1)]
     schema_version: Literal[1] = SCHEMA_VERSION
     sandbox_id: _EventSandboxId = "default"
@@ -140,10 +146,12 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     attack_type: Annotated[str, Meta(max_length=128)] | None = None
 
     def __post_init__(self) -> None:
-        _check_sandbox_id(self.sandbox_id)
-        _check_sha256(self.artifact_sha256)
+        _check_names(self.sandbox_id, self.artifact_sha256, self.session_id, self.attack_type)
         if self.episode_id.__class__ is str and "\0" in self.episode_id:
-            raise ValueError("episode_id is text with a NUL character: a database cannot keep it")
+            raise ValueError(f"episode_id is {_NUL}")
+        when = self.timestamp
+        if when.__class__ is dt.datetime and not 1970 <= when.year <= 9998:
+            raise ValueError(f"timestamp is {when}, expected a year from 1970 to 9998")
         if self.is_malicious is None and (self.severity is not None or self.attack_type):
             raise ValueError(
                 "is_malicious is missing, but severity or attack_type is set: "
