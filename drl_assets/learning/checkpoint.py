@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
 from drl_assets.learning.network import QNetwork
 from drl_assets.learning.replay import Columns
 from drl_core.landing import write_atomically
+from drl_core.reward import CostTable
+from drl_core.settings import Learning
 
 
 class CheckpointError(ValueError):
@@ -125,9 +128,12 @@ def load_progress(path: Path, fingerprint: str) -> dict[str, Any] | None:
     return state
 
 
-def fingerprint(config: Any, seed: int, columns: Columns, parent_version: str | None) -> str:
-    """Identifies a training: same settings, seed, data and ancestor."""
-    digest = hashlib.sha256(json.dumps([asdict(config), seed, parent_version]).encode())
+def fingerprint(
+    config: Any, learning: Learning, costs: CostTable, columns: Columns, parent_version: str | None
+) -> str:
+    """Identifies a training: same settings, costs, data and ancestor."""
+    settings = [asdict(config), learning.seed, learning.hidden_layers, costs, parent_version]
+    digest = hashlib.sha256(msgspec.json.encode(settings))
     for name in sorted(columns):
         digest.update(np.ascontiguousarray(columns[name]).data)
     return digest.hexdigest()

@@ -119,7 +119,9 @@ def _learn_default(
     rows = replay.snapshot()
     rows["last"][-1] = True
     state = fitted.start(config, network, learning.seed, device)
-    mark = checkpoints.fingerprint(config, learning.seed, rows, parent.version if parent else None)
+    mark = checkpoints.fingerprint(
+        config, learning, costs, rows, parent.version if parent else None
+    )
     if progress_path is not None and (saved := checkpoints.load_progress(progress_path, mark)):
         fitted.restore(state, saved)
 
@@ -169,8 +171,17 @@ def _learn_report(
         state.replay.add(past)
     mark = checkpoints.fingerprint(
         config,
-        learning.seed,
-        {"windows": episodes.windows, "offsets": episodes.offsets, **past},
+        learning,
+        costs,
+        {
+            "windows": episodes.windows,
+            "offsets": episodes.offsets,
+            "carry": episodes.carry,
+            "episode_damage": episodes.damage,
+            "malicious": episodes.malicious,
+            "ended": episodes.ended,
+            **past,
+        },
         parent.version if parent else None,
     )
     if progress_path is not None and (saved := checkpoints.load_progress(progress_path, mark)):
