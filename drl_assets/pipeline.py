@@ -173,9 +173,11 @@ def experience_frame(
 
     Returns:
         Frame with keys, session_id, stage, window, carry, state, damage, rewards [5] (null where
-        unlabelled, -inf where masked), terminal [5], terminated, truncated, gap, labels, and for
-        real interventions action, propensity and outcome.
+        unlabelled, -inf where masked), terminal [5], terminated, truncated, gap, labels (of the
+        whole episode, if any of its windows has one), and for real interventions action,
+        propensity and outcome.
     """
+    telemetry = _label_episodes(telemetry)
     first = episode_starts(telemetry)
     last = np.append(first[1:], True) if len(first) else first
     severity_column = telemetry["severity"].fill_null(1.0).to_numpy()
@@ -221,6 +223,15 @@ def experience_frame(
     return frame.with_columns(
         rewards=pl.when(unlabelled).then(None).otherwise("rewards"),
         damage=pl.when(unlabelled).then(None).otherwise("damage"),
+    )
+
+
+def _label_episodes(telemetry: pl.DataFrame) -> pl.DataFrame:
+    """A label belongs to the whole episode, whichever of its windows carry it."""
+    return telemetry.with_columns(
+        pl.col("is_malicious").max().over(EPISODE),
+        pl.col("severity").fill_null(pl.col("severity").max().over(EPISODE)),
+        pl.col("attack_type").fill_null(pl.col("attack_type").drop_nulls().first().over(EPISODE)),
     )
 
 

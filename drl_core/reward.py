@@ -74,7 +74,7 @@ def damage(
     Args:
         now: features 0..11 of each window, [N, 12].
         severity: 0 for benign, the label's severity (1 where unlabelled) for malicious, [N].
-        extra: named extra signals, each [N].
+        extra: named extra signals, each [N]; below 0 counts as 0, nothing undoes damage.
         costs: the weights.
     """
     weights = np.zeros(len(SIGNALS))
@@ -83,7 +83,7 @@ def damage(
     total = costs.damage_presence + now.astype(np.float64) @ weights
     for name, weight in costs.damage_extra.items():
         if extra and name in extra:
-            total = total + weight * np.nan_to_num(extra[name])
+            total = total + weight * np.maximum(np.nan_to_num(extra[name]), 0.0)
     result: npt.NDArray[np.float64] = severity * total
     return result
 
