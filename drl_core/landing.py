@@ -128,7 +128,9 @@ class LandingZone:
             return
         today = dt.datetime.now(dt.UTC).date().isoformat()
         try:
-            with (self._dead / f"{today}.jsonl").open("ab") as file:
+            with (self._dead / f"{today}.jsonl").open("a+b") as file:
+                if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                    lines = b"\n" + lines  # a killed writer or a full disk cut the last line off
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
@@ -136,10 +138,11 @@ class LandingZone:
             raise LandingError(cause.errno, f"dead letters not kept: {cause.strerror}") from cause
 
     def dead_letters(self) -> list[DeadLetter]:
-        """All dead letters, oldest first."""
-        decode = msgspec.json.Decoder(DeadLetter).decode_lines
+        """All dead letters, oldest first; of one that was cut off, what stayed of it."""
         return [
-            one for path in sorted(self._dead.glob("*.jsonl")) for one in decode(path.read_bytes())
+            _dead_letter(line, path.name, number)
+            for path in sorted(self._dead.glob("*.jsonl"))
+            for number, line in enumerate(path.read_bytes().splitlines())
         ]
 
     def waiting(self) -> list[str]:
@@ -151,6 +154,9 @@ class LandingZone:
         """Turn waiting segments into one batch; None where none wait.
 
         Safe to call from several processes: a lock file lets one in at a time.
+
+        Raises:
+            LandingError: the disk refused; the segments wait on.
         """
         with FileLock(self.root / ".seal.lock"):
             names = self.waiting()[:max_segments]
@@ -165,9 +171,14 @@ class LandingZone:
                 segments=segments,
             )
             folder = self._batches / batch.key
-            folder.mkdir()
-            write_atomically(folder / "manifest.json", msgspec.json.encode(batch))
-            sync_folder(self._batches)
+            try:
+                folder.mkdir()
+                write_atomically(folder / "manifest.json", msgspec.json.encode(batch))
+                sync_folder(self._batches)
+            except OSError as cause:
+                if folder.exists() and not any(folder.iterdir()):
+                    folder.rmdir()
+                raise LandingError(cause.errno, f"batch not sealed: {cause.strerror}") from cause
             self._finish_moves()
             return batch
 
@@ -235,3 +246,11 @@ class LandingZone:
         for segment in self.batch(folder.name).segments:
             with contextlib.suppress(FileNotFoundError):  # moved already
                 (self._segments / segment.name).rename(folder / segment.name)
+
+
+def _dead_letter(line: bytes, source: str, record: int) -> DeadLetter:
+    try:
+        return msgspec.json.decode(line, type=DeadLetter)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        cut = telemetry.TelemetryError("$", "this dead letter was cut off while it was written")
+        return telemetry.dead_letter(cut, source, record, line)
