@@ -32,7 +32,8 @@ def drop_seen(frame: pl.DataFrame, past: Past) -> tuple[pl.DataFrame, int]:
 
     Returns:
         The frame with `late` (bool): a new window whose successors were folded before; it is kept,
-        but no state is made from it. And the number of windows dropped.
+        but no state is made from it. `gap` counts from the last window that any batch took. And the
+        number of windows dropped.
     """
     ranges = [
         (*episode, first, end) for episode, known in past.items() for first, end in known.steps
@@ -46,10 +47,14 @@ def drop_seen(frame: pl.DataFrame, past: Past) -> tuple[pl.DataFrame, int]:
         (pl.col("step") >= pl.col("first")) & (pl.col("step") < pl.col("end"))
     )["row"]
     reached = taken.group_by(EPISODE).agg(reached=pl.col("end").max())
+    previous = pl.max_horizontal(pl.col("step").shift().over(EPISODE), pl.col("reached") - 1)
     kept = (
         numbered.filter(~pl.col("row").is_in(seen.implode()))
         .join(reached, on=list(EPISODE), how="left", maintain_order="left")
-        .with_columns(late=(pl.col("step") < pl.col("reached")).fill_null(value=False))
+        .with_columns(
+            late=(pl.col("step") < pl.col("reached")).fill_null(value=False),
+            gap=(pl.col("step") - previous > 1).fill_null(value=False),
+        )
         .drop("row", "reached")
     )
     return kept, len(frame) - len(kept)

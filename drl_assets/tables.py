@@ -2,6 +2,7 @@
 
     <root>/<table>/<batch key>.parquet
     <root>/<table>/day-<date>.parquet     the rows of that day's compacted batches
+    <root>/<table>/<batch key>.refused      a check that blocks refused the batch beside it
     <root>/compacted.json                 day -> batch keys
 
 Every row carries its `batch`, so a compacted table still says which batch taught what.
@@ -39,7 +40,12 @@ class Tables:
         buffer = io.BytesIO()
         frame.with_columns(batch=pl.lit(key)).write_parquet(buffer, compression="zstd")
         write_atomically(path, buffer.getvalue())
+        path.with_suffix(".refused").unlink(missing_ok=True)
         return path
+
+    def refuse(self, table: str, key: str, reason: str) -> None:
+        """Keep a batch out of `keys` and `scan` until it is written again."""
+        write_atomically(self.path(table, key).with_suffix(".refused"), reason.encode())
 
     def read(self, table: str, key: str) -> pl.DataFrame:
         """One batch.
@@ -54,8 +60,11 @@ class Tables:
 
     def keys(self, table: str) -> list[str]:
         """Live batches, oldest first."""
-        folder = self.root / table
-        return sorted(p.stem for p in folder.glob("*.parquet") if not p.stem.startswith("day-"))
+        return [p.stem for p in self._accepted(table) if not p.stem.startswith("day-")]
+
+    def _accepted(self, table: str) -> list[Path]:
+        found = sorted((self.root / table).glob("*.parquet"))
+        return [path for path in found if not path.with_suffix(".refused").exists()]
 
     def done(self, table: str) -> set[str]:
         """Every batch that was materialised, compacted ones included."""
@@ -69,15 +78,17 @@ class Tables:
             without: batch keys to leave out; files that hold nothing else are not opened.
         """
         without = without or set()
-        compacted = self.compacted()
-        files = [
-            path
-            for path in sorted((self.root / table).glob("*.parquet"))
-            if not self._keys_of(path, compacted) <= without
+        days = self.compacted()
+        parts = [
+            pl.scan_parquet(path).filter(pl.col("batch").is_in(sorted({*keys} - without)))
+            for day, keys in sorted(days.items())
+            if not {*keys} <= without and (path := self.path(table, f"day-{day}")).exists()
         ]
-        if not files:
-            return None
-        return pl.scan_parquet(files).filter(~pl.col("batch").is_in(list(without)))
+        done = {key for keys in days.values() for key in keys}
+        live = [self.path(table, key) for key in self.keys(table) if key not in without | done]
+        if live:
+            parts.append(pl.scan_parquet(live))
+        return pl.concat(parts) if parts else None
 
     def compacted(self) -> dict[str, list[str]]:
         """Day -> keys of the batches that its file holds."""
@@ -87,32 +98,26 @@ class Tables:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])
 
     def compact(self, day: str, keys: list[str]) -> None:
-        """Merge batches into their day's file, then remove them; safe to repeat after a crash."""
+        """Merge batches into their day's file, then remove them; safe to repeat after a crash.
+
+        The record switches readers over in one rename: until it names a batch, `scan` reads the
+        batch's own file, from then on the day's. Refused batches are removed, not merged.
+        """
         record = self.compacted()
-        done = record.setdefault(day, [])
+        done = record.get(day, [])
         for table in TABLES:
             target = self.path(table, f"day-{day}")
-            parts = [path for key in keys if (path := self.path(table, key)).exists()]
+            live = sorted(({*keys} - {*done}) & {*self.keys(table)})
+            parts = [pl.read_parquet(self.path(table, key)) for key in live]
             if target.exists():
-                parts.insert(0, target)
+                parts.insert(0, pl.read_parquet(target).filter(pl.col("batch").is_in(done)))
             if parts:
-                merged = pl.concat([pl.read_parquet(path) for path in parts])
-                unique = ["batch", "sandbox_id", "episode_id", "step"]
-                merged = merged.unique(unique, keep="first", maintain_order=True)
                 buffer = io.BytesIO()
-                merged.write_parquet(buffer, compression="zstd")
+                pl.concat(parts).write_parquet(buffer, compression="zstd")
                 write_atomically(target, buffer.getvalue())
         record[day] = sorted({*done, *keys})
         write_atomically(self.root / "compacted.json", msgspec.json.encode(record))
         for table in TABLES:
             for key in keys:
                 self.path(table, key).unlink(missing_ok=True)
-
-    @staticmethod
-    def _keys_of(path: Path, compacted: dict[str, list[str]]) -> set[str]:
-        day = path.stem.removeprefix("day-")
-        return (
-            set(compacted[day])
-            if path.stem.startswith("day-") and day in compacted
-            else {path.stem}
-        )
+                self.path(table, key).with_suffix(".refused").unlink(missing_ok=True)

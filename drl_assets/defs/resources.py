@@ -69,11 +69,17 @@ def latest_version(instance: dg.DagsterInstance, asset: str = "trained_checkpoin
     Raises:
         dg.Failure: it has never been materialised.
     """
+    version = find_version(instance, asset)
+    if version is None:
+        raise dg.Failure(f"{asset} has not been materialised yet: materialise it first")
+    return version
+
+
+def find_version(instance: dg.DagsterInstance, asset: str) -> str | None:
+    """The same, None where it has never been materialised."""
     event = instance.get_latest_materialization_event(dg.AssetKey(asset))
     materialization = event.asset_materialization if event else None
-    if materialization is None:
-        raise dg.Failure(f"{asset} has not been materialised yet: materialise it first")
-    return str(materialization.metadata["version"].value)
+    return None if materialization is None else str(materialization.metadata["version"].value)
 
 
 def git_commit() -> str | None:

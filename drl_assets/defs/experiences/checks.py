@@ -1,4 +1,8 @@
-"""Checks on the experiences of a batch."""
+"""Checks on the experiences of a batch.
+
+Training is a run of its own, which a failed check of this run cannot hold back: a batch that a
+blocking check refuses is therefore marked in the tables, and nobody reads it until it is made anew.
+"""
 
 import dagster as dg
 
@@ -14,6 +18,8 @@ def experience_schema(
 
     frame = project.tables.read("experiences", context.partition_key)
     broken = schemas.violations(schemas.EXPERIENCES, frame)
+    if broken:
+        project.tables.refuse("experiences", context.partition_key, "\n".join(broken))
     return dg.AssetCheckResult(passed=not broken, metadata={"violations": broken})
 
 
@@ -39,6 +45,8 @@ def no_duplicate_events(
         .collect()
         .item()
     )
+    if again:
+        project.tables.refuse("experiences", key, f"{again} windows are in earlier batches")
     return dg.AssetCheckResult(passed=again == 0, metadata={"windows_in_earlier_batches": again})
 
 
@@ -49,7 +57,7 @@ def both_classes(context: dg.AssetCheckExecutionContext, project: Project) -> dg
     malicious = int(frame["is_malicious"].sum())
     benign = int((~frame["is_malicious"]).sum())
     return dg.AssetCheckResult(
-        passed=malicious > 0 and benign > 0,
+        passed=frame.is_empty() or (malicious > 0 and benign > 0),
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             "malicious": malicious,

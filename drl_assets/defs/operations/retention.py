@@ -32,9 +32,10 @@ def compact(instance: dg.DagsterInstance, project: Project) -> int:
         by_day[landing.batch(key).sealed_at[:10]].append(key)
     for day, keys in by_day.items():
         tables.compact(day, keys)
-        for key in keys:
-            instance.delete_dynamic_partition(str(batches.name), key)
-            landing.discard(key)
+    compacted = {key for keys in tables.compacted().values() for key in keys}
+    for key in sorted(compacted.intersection(instance.get_dynamic_partitions(str(batches.name)))):
+        landing.discard(key)  # also of a compaction that was interrupted here
+        instance.delete_dynamic_partition(str(batches.name), key)
     return len(old)
 
 

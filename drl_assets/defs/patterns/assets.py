@@ -3,7 +3,7 @@
 import dagster as dg
 
 from drl_assets import views
-from drl_assets.defs.resources import Project, latest_version
+from drl_assets.defs.resources import Project, find_version, latest_version
 
 
 @dg.asset(
@@ -23,8 +23,13 @@ def attack_patterns(
 
     version = latest_version(context.instance, "published_model")
     trained = checkpoint.load(project.checkpoint_path(version))
-    parent = trained.parent_version
-    known = set(checkpoint.load(project.checkpoint_path(parent)).batches) if parent else set[str]()
+    # what the parent had learned from, unless its own patterns were never stored
+    before = (trained.parent_version, find_version(context.instance, "attack_patterns"))
+    known = set[str]()
+    if None not in before:
+        known = set.intersection(
+            *(set(checkpoint.load(project.checkpoint_path(v)).batches) for v in before if v)
+        )
     scan = project.tables.scan("experiences", without=known)
     if scan is None:
         raise dg.Failure(f"the batches that taught {version} are gone")

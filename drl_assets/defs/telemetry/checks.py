@@ -31,6 +31,6 @@ def measured_share(context: dg.AssetCheckExecutionContext, project: Project) -> 
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             "measured_share": share,
-            "never_measured": [n for n in SIGNALS if frame[n].null_count() == len(frame)],
+            "never_measured": [n for n in SIGNALS if cells and frame[n].null_count() == len(frame)],
         },
     )
