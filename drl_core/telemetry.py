@@ -204,7 +204,8 @@ def _error(cause: Exception, record: int | None) -> TelemetryError:
     found = _path.search(text)
     message = _path.sub("", text)
     if missing := re.match(r"Object missing required field `(\w+)`", text):
-        return TelemetryError(missing[1], "is required and missing", record)
+        where = f"{found[1]}." if found and found[1] else ""
+        return TelemetryError(where + missing[1], "is required and missing", record)
     if found and found[1]:
         return TelemetryError(found[1], message, record)
     if leading := _leading_field.match(message):
