@@ -232,14 +232,20 @@ class ModelStore:
     def rollback(self, trusted: TrustedKeys, key: Ed25519PrivateKey) -> Manifest:
         """Release the model before the current one again, under a new sequence number.
 
+        A model that was itself taken back is passed over, so a second rollback goes further back.
+
         Raises:
             BundleError: there is no earlier model.
         """
         current = self.load(trusted).manifest
+        passed = {current.model_version}
         for path in reversed(self.releases()):
             earlier = self.load(trusted, path)
-            if earlier.manifest.sequence < current.sequence and (
-                earlier.manifest.model_version != current.model_version
+            if earlier.manifest.rollback_of:
+                passed.add(earlier.manifest.rollback_of)
+            if (
+                earlier.manifest.sequence < current.sequence
+                and earlier.manifest.model_version not in passed
             ):
                 again = msgspec.structs.replace(earlier.manifest, rollback_of=current.model_version)
                 return self.publish(earlier.model, again, key)
