@@ -136,7 +136,7 @@ class ContainmentEnv(gymnasium.Env[npt.NDArray[np.float32], np.int64]):
     def _observation(self) -> npt.NDArray[np.float32]:
         if len(self._replay.active):
             self._last = self._replay.features[0].astype(np.float32)
-        return self._last
+        return self._last.copy()
 
     def _info(self) -> dict[str, Any]:
         level = self._replay.level

@@ -151,7 +151,7 @@ def isolated(windows: Floats, level: Ints) -> Floats:
 
     Level 1 and above cut the network off; a signal that was not measured stays unmeasured. This is
     the one place where telemetry is not exogenous. A level that the recording was already in is
-    never lowered.
+    never lowered, and what was measured under it stands.
 
     Args:
         windows: [N, 14], as recorded.
@@ -159,7 +159,7 @@ def isolated(windows: Floats, level: Ints) -> Floats:
     """
     changed = windows.copy()
     changed[:, LEVEL] = np.maximum(changed[:, LEVEL], level)
-    cut = np.flatnonzero(changed[:, LEVEL] >= 1)
+    cut = np.flatnonzero((level >= 1) & (windows[:, LEVEL] < 1))
     columns = np.ix_(cut, np.asarray(NETWORK))
     network = changed[columns]
     changed[columns] = np.where(np.isnan(network), network, 0.0)

@@ -8,6 +8,7 @@ watching on follows the recording with lambda-returns under the frozen greedy po
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -256,8 +257,11 @@ def _gradient_step(
         state.rng.standard_normal((config.batch_size, states.shape[1]), dtype=np.float32)
     ).to(device)
     for group in state.optimizer.param_groups:
+        # a plain float: a checkpoint loads no numpy scalars
         group["lr"] = (
-            config.learning_rate * 0.5 * (1 + np.cos(np.pi * state.step / config.gradient_steps))
+            config.learning_rate
+            * 0.5
+            * (1 + math.cos(math.pi * state.step / config.gradient_steps))
         )
     q = state.network(states[index] + config.input_noise * noise)
     error = torch.where(mask[index], q - y[index], 0.0)
