@@ -1,0 +1,19 @@
+"""Small recorded episodes."""
+
+import polars as pl
+import pytest
+
+from drl_assets import pipeline
+from drl_assets.learning.episodes import Episodes, from_experiences
+from drl_assets.sources.generate import generate_events
+
+
+@pytest.fixture(scope="session")
+def frame() -> pl.DataFrame:
+    """Experiences of 24 synthetic episodes of 15 windows."""
+    return pipeline.experiences_of([list(generate_events(24, 15, seed=1))])
+
+
+@pytest.fixture(scope="session")
+def episodes(frame: pl.DataFrame) -> Episodes:
+    return from_experiences(frame)
