@@ -68,8 +68,8 @@ def train(
         checkpoint = training.train(
             frame.filter(~frame["held_out"]), learning, costs=configured.costs, progress=update
         )
-    out_folder.mkdir(parents=True, exist_ok=True)
-    key = bundle.signing_key(out_folder / "keys")
+    key = bundle.signing_key(configured.keys_path)
+    bundle.trust(out_folder / "keys", key.public_key())
     manifest = release.publish(checkpoint, out_folder, key, evaluation={})
     summary = {
         "bundle": str(out_folder),
@@ -192,12 +192,9 @@ def rollback(
     from drl_core import bundle, settings
 
     home = settings.load()
-    store, keys = (
-        (bundle.ModelStore(folder), folder / "keys")
-        if folder
-        else (bundle.ModelStore(home.models_path), home.keys_path)
-    )
-    manifest = store.rollback(bundle.trusted_keys(keys), bundle.signing_key(keys))
+    store = bundle.ModelStore(folder or home.models_path)
+    key = bundle.signing_key(home.keys_path)
+    manifest = store.rollback(bundle.trusted_keys(home.keys_path), key)
     out.print(f"release {manifest.sequence} serves {manifest.model_version} again")
 
 

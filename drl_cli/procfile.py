@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+from honcho import manager
 from honcho.environ import parse_procfile
-from honcho.manager import KILL_WAIT, Manager
 
 MARK = "DRL_PROCESSES"
+STOP_WAIT_S = 15.0
+manager.KILL_WAIT = STOP_WAIT_S  # of 5: the daemon first ends its code server
 
 
 class UnknownProcess(ValueError):  # noqa: N818
@@ -56,7 +58,7 @@ def send(processes: Sequence[psutil.Process], signum: int) -> None:
             continue
 
 
-class Supervisor(Manager):  # type: ignore[misc]  # honcho has no types
+class Supervisor(manager.Manager):  # type: ignore[misc]  # honcho has no types
     """honcho's manager, which ends its processes by mark."""
 
     def __init__(self, mark: str) -> None:
@@ -64,9 +66,9 @@ class Supervisor(Manager):  # type: ignore[misc]  # honcho has no types
         self._mark = mark
 
     def terminate(self) -> None:
-        """SIGTERM to all, and SIGKILL to those who are still there `KILL_WAIT` seconds later."""
+        """SIGTERM to all, and SIGKILL to those who are still there `STOP_WAIT_S` later."""
         if not self._terminating:
-            timer = threading.Timer(KILL_WAIT, self.kill)
+            timer = threading.Timer(STOP_WAIT_S, self.kill)
             timer.daemon = True
             timer.start()
         super().terminate()

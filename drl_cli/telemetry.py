@@ -131,6 +131,7 @@ def record(
             is_malicious=label is Truth.MALICIOUS, severity=severity, attack_type=attack_type
         ),
         timeout_s=timeout,
+        quiet=json,
     )
     if json:
         print_json(

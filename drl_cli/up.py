@@ -31,7 +31,7 @@ from drl_core.settings import Settings
 
 DATABASE_WAIT_S = 300.0
 READY_WAIT_S = 180.0
-STOP_WAIT_S = 15.0
+STOP_WAIT_S = 25.0
 
 Say = Callable[[str], None]
 

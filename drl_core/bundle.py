@@ -127,11 +127,16 @@ def signing_key(folder: Path) -> Ed25519PrivateKey:
         loaded = serialization.load_pem_private_key(path.read_bytes(), password=None)
         if not isinstance(loaded, Ed25519PrivateKey):
             raise BundleError("signing_key", f"{path} is not an Ed25519 key")
-        public = loaded.public_key()
-        trusted = folder / "trusted" / f"{key_id(public)}.pub"
-        if not trusted.exists():
-            write_atomically(trusted, _public_pem(public))
+        trust(folder, loaded.public_key())
     return loaded
+
+
+def trust(folder: Path, key: Ed25519PublicKey) -> None:
+    """Put a public key among the trusted ones of a folder."""
+    path = folder / "trusted" / f"{key_id(key)}.pub"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_atomically(path, _public_pem(key))
 
 
 def trusted_keys(folder: Path) -> dict[str, Ed25519PublicKey]:
@@ -200,7 +205,10 @@ class ModelStore:
             if not blob.exists() or blob.read_bytes() != model:
                 write_atomically(blob, model)
             content = sign(signed, key)
-            write_atomically(releases / f"{signed.sequence:08d}.json", content)
+            release = releases / f"{signed.sequence:08d}.json"
+            write_atomically(release, content)
+            public = key.public_key()
+            self.load({key_id(public): public}, release)  # read back before anyone is pointed to it
             write_atomically(self.current_path, content)
         return signed
 

@@ -43,10 +43,7 @@ class Learning(_Section, frozen=True):
 class Retraining(_Section, frozen=True):
     """When the asset graph acts by itself."""
 
-    landing_interval_s: PositiveInt = 5
-    retrain_interval_s: PositiveInt = 5
     min_new_experiences: PositiveInt = 500
-    max_batches_per_tick: PositiveInt = 1
     keep_live_batches: Annotated[int, Meta(ge=1, le=9_000)] = 500
     """Older batches are compacted by day."""
 

@@ -2,7 +2,7 @@
 
 import uvicorn
 
-from drl_core.settings import Settings, load
+from drl_core.settings import Settings, Watcher, load
 from drl_serving import logs
 from drl_serving.app import create_app
 
@@ -13,7 +13,7 @@ def run(settings: Settings) -> None:
     Raises:
         SettingsError: the settings would serve without credentials beyond this machine.
     """
-    app = create_app(settings)
+    app = create_app(settings, Watcher())
     logs.configure()
     uvicorn.run(
         app,

@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator
 from litestar import Litestar
 from litestar.di import Provide
 
-from drl_core.settings import Settings, SettingsError
+from drl_core.settings import Settings, SettingsError, Watcher
 from drl_serving import openapi
+from drl_serving.configuration import LiveSettings
 from drl_serving.decisions.controller import DecisionController
 from drl_serving.decisions.episodes import EpisodeStore
 from drl_serving.decisions.service import DecisionService
@@ -28,8 +29,12 @@ from drl_serving.telemetry.controller import TelemetryController
 from drl_serving.telemetry.service import TelemetryService
 
 
-def create_app(settings: Settings) -> Litestar:
+def create_app(settings: Settings, watcher: Watcher | None = None) -> Litestar:
     """Build the service.
+
+    Args:
+        settings: the configuration at the start.
+        watcher: of the configuration's files, for what may change while running.
 
     Raises:
         SettingsError: the settings would serve without credentials beyond this machine.
@@ -47,13 +52,16 @@ def create_app(settings: Settings) -> Litestar:
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         await models.poll()
         await patterns.open()
-        watching = asyncio.create_task(models.watch())
+        watching = [asyncio.create_task(models.watch())]
+        if watcher is not None:
+            live = LiveSettings(watcher, decisions, telemetry)
+            watching.append(asyncio.create_task(live.watch()))
         try:
             yield
         finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
             await patterns.close()
 
     parts = {

@@ -40,7 +40,8 @@ class DecisionService:
 
     def __init__(self, episodes: EpisodeStore, mode: Literal["observe", "enforce"]) -> None:
         self.episodes = episodes
-        self._mode: Literal["observe", "enforce"] = mode
+        self.mode: Literal["observe", "enforce"] = mode
+        """Named in every answer; may be changed while running."""
 
     def decide(self, events: Sequence[Event], model: ServedModel) -> Decided:
         """Decide events in their order; several episodes may be mixed.
@@ -111,7 +112,7 @@ class DecisionService:
             confidence=confidence,
             reason=reason,
             isolation_level=event.isolation_level,
-            mode=self._mode,
+            mode=self.mode,
             model_version=model.manifest.model_version,
             sequence=model.manifest.sequence,
             features_version=model.manifest.features_version,

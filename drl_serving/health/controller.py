@@ -6,7 +6,6 @@ from litestar import Controller, Response, get
 from litestar.di import NamedDependency
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from drl_core.settings import Settings
 from drl_serving.decisions.service import DecisionService
 from drl_serving.health.schemas import Live, Ready
 from drl_serving.metrics import Metrics
@@ -30,7 +29,6 @@ class HealthController(Controller):
     )
     async def ready(
         self,
-        settings: NamedDependency[Settings],
         models: NamedDependency[ModelHolder],
         decisions: NamedDependency[DecisionService],
         telemetry: NamedDependency[TelemetryService],
@@ -40,7 +38,7 @@ class HealthController(Controller):
             status="ready" if manifest else "no-model",
             model_version=manifest.model_version if manifest else None,
             sequence=manifest.sequence if manifest else None,
-            mode=settings.serving.mode,
+            mode=decisions.mode,
             landing_writable=await asyncio.to_thread(telemetry.writable),
             episodes=len(decisions.episodes),
         )

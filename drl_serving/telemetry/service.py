@@ -24,7 +24,8 @@ class TelemetryService:
 
     def __init__(self, root: Path, max_records: int) -> None:
         self._root = root
-        self._max_records = max_records
+        self.max_records = max_records
+        """Records of one body at most; may be changed while running."""
 
     def ingest(self, body: bytes, is_lines: bool) -> Accepted:
         """Validate a body's records and make the good ones durable.
@@ -70,7 +71,7 @@ class TelemetryService:
 
     def _parse(self, body: bytes, is_lines: bool) -> tuple[list[Event], list[DeadLetter]]:
         if is_lines:
-            bodies.limit(body.count(b"\n"), self._max_records)
+            bodies.limit(body.count(b"\n"), self.max_records)
             return parse_lines(body, _SOURCE)
         try:
             records, _ = bodies.split(body)
@@ -78,7 +79,7 @@ class TelemetryService:
             if not body.strip():
                 raise
             return [], [dead_letter(error, _SOURCE, 0, body)]
-        bodies.limit(len(records), self._max_records)
+        bodies.limit(len(records), self.max_records)
         events: list[Event] = []
         dead: list[DeadLetter] = []
         for number, raw in enumerate(records):
