@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import msgspec
+import psycopg
 import pytest
 
 from drl_assets.definitions import defs
@@ -59,6 +60,15 @@ class Graph:
         assert result.success is expect
         return result
 
+    def job(self, name: str) -> dg.JobDefinition:
+        """A job of the code location."""
+        return defs.resolve_job_def(name)
+
+    @staticmethod
+    def key(name: str) -> dg.AssetKey:
+        """An asset's key."""
+        return dg.AssetKey(name)
+
     def metadata(self, asset: str) -> dict[str, Any]:
         """Metadata values of the latest materialisation."""
         event = self.instance.get_latest_materialization_event(dg.AssetKey(asset))
@@ -105,5 +115,7 @@ def opened(home: Path, url: str, **settings: str) -> Iterator[Graph]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
+        with psycopg.connect(url) as connection:  # of a graph that another test had
+            connection.execute("TRUNCATE episode_progress, attack_patterns")
         with dg.DagsterInstance.ephemeral() as instance:
             yield Graph(instance)
