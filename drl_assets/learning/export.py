@@ -4,9 +4,12 @@ Inputs and outputs are those of `drl_core.bundle`: raw windows plus carry in, Q-
 the next carry out. Any runtime that loads ONNX reproduces a decision with no port of the table.
 """
 
-import io
+import copy
+import hashlib
+import inspect
 import logging
 import warnings
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from drl_assets.learning.network import QNetwork
 from drl_core import features
 from drl_core.bundle import INPUTS, OUTPUTS, BundleError, Golden, Release
+from drl_core.landing import write_atomically
 
 OPSET = 18
 
@@ -37,9 +41,52 @@ class DecisionPath(nn.Module):
         return self.network(narrow), narrow, after
 
 
-def export(network: QNetwork) -> bytes:
-    """The ONNX graph of a network, checked by onnx's own checker; batch size is free."""
-    path = DecisionPath(network).cpu().eval()
+def export(network: QNetwork, cache: Path | None = None) -> bytes:
+    """The ONNX graph of a network, checked by onnx's own checker; batch size is free.
+
+    Args:
+        network: the policy's network.
+        cache: a folder that keeps the traced graph. Tracing takes seconds and gives the same graph
+            for every network of one shape, so the next export only puts its weights in.
+    """
+    kept = None if cache is None else cache / f"graph-{_graph_key(network)}.onnx"
+    if kept is not None and kept.exists():
+        model = onnx.load(kept)
+    else:
+        model = _trace(network)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(kept, model.SerializeToString())
+    _put_weights(model, network)
+    onnx.checker.check_model(model, full_check=True)
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
+def _graph_key(network: QNetwork) -> str:
+    """Names everything that the traced graph depends on but the weights."""
+    sources = (inspect.getsource(features), inspect.getsource(DecisionPath), torch.__version__)
+    shapes = [tuple(parameter.shape) for parameter in network.parameters()]
+    return hashlib.sha256(repr((sources, shapes, OPSET)).encode()).hexdigest()[:16]
+
+
+def _put_weights(model: onnx.ModelProto, network: QNetwork) -> None:
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            value = weights.pop(tensor.name).cpu().numpy()
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
+    if weights:
+        raise RuntimeError(f"the traced graph has no initializer for {sorted(weights)}")
+
+
+def _trace(network: QNetwork) -> onnx.ModelProto:
+    """The graph of a network of this shape, with weights of no meaning."""
+    twin = copy.deepcopy(network).cpu()
+    with torch.random.fork_rng(devices=[]):
+        for parameter in twin.parameters():  # all different: the exporter merges equal tensors
+            nn.init.normal_(parameter)
+    path = DecisionPath(twin).eval()
     example = (
         torch.zeros(2, INPUTS["windows"], dtype=torch.float64) + 1.0,
         torch.zeros(2, INPUTS["carry"], dtype=torch.float64),
@@ -68,10 +115,7 @@ def export(network: QNetwork) -> bytes:
     for node in model.graph.node:  # the exporter writes source paths of this machine here
         del node.metadata_props[:]
         node.ClearField("doc_string")
-    onnx.checker.check_model(model, full_check=True)
-    buffer = io.BytesIO()
-    onnx.save_model(model, buffer)
-    return buffer.getvalue()
+    return model
 
 
 def session(model: bytes) -> onnxruntime.InferenceSession:

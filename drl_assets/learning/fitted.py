@@ -41,7 +41,7 @@ class FittedConfig:
     """Hyper-parameters of the default preset."""
 
     gradient_steps: int = 5000
-    batch_size: int = 256
+    batch_size: int = 128
     learning_rate: float = 1e-3
     """Falls to zero along a cosine."""
     weight_decay: float = 1e-2

@@ -22,7 +22,8 @@ def onnx_model(context: dg.AssetExecutionContext, project: Project) -> dg.Materi
     from drl_core.landing import write_atomically
 
     version = latest_version(context.instance)
-    model = export.export(checkpoint.load(project.checkpoint_path(version)).network())
+    network = checkpoint.load(project.checkpoint_path(version)).network()
+    model = export.export(network, cache=project.settings.checkpoints_path)
     path = project.onnx_path(version)
     write_atomically(path, model)
     return dg.MaterializeResult(
