@@ -283,7 +283,9 @@ def _tune_threshold(
     running = np.maximum.accumulate(score + lift) - lift
     watching = _discounted_damage(episodes)
     best = (-np.inf, float("inf"))
-    for threshold in (*np.unique(np.quantile(score, np.linspace(0, 1, 49))), np.inf):
+    levels = np.unique(np.quantile(score, np.linspace(0, 1, 49)))
+    between = (levels[1:] + levels[:-1]) / 2  # on a score itself, rounding would decide
+    for threshold in (levels[0] - 1.0, *between, np.inf):
         returns = _stopping_returns(running > threshold, watching, episodes, costs)
         if returns.mean() > best[0]:
             best = (float(returns.mean()), float(threshold))
