@@ -1,0 +1,239 @@
+"""Metrics and baselines on episodes whose answers can be worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drl_assets.learning import containments, evaluation, export
+from drl_assets.learning.environment import LockstepReplay
+from drl_assets.learning.episodes import Episodes
+from drl_assets.learning.evaluation import Played, containment_at, metrics, simulate
+from drl_assets.learning.network import QNetwork, seeded_network
+from drl_core.actions import Action
+from drl_core.telemetry import Event
+from tests.drl_assets.learning.small import episodes_of
+
+GAMMA = 0.99
+
+
+def make(kinds: str, sessions: int = 2, windows: int = 3) -> Episodes:
+    """One episode a letter: m malicious at severity 1, b benign; the damage of a window is 0.05."""
+    return episodes_of(
+        Event(
+            episode_id=f"e{n:03d}",
+            step=step,
+            session_id=f"s{n % sessions}",
+            window_s=2.0,
+            syscall_count=1000 if kind == "m" else 1,
+            is_malicious=kind == "m",
+            severity=1.0 if kind == "m" else 0.0,
+            attack_type="worm" if kind == "m" else None,
+            timestamp=1_700_000_000_000 + step,
+            artifact_sha256="ab" * 32,
+        )
+        for n, kind in enumerate(kinds)
+        for step in range(windows)
+    )
+
+
+FOUR = make("mbmb")
+
+
+def test_never_acting_suffers_everything() -> None:
+    got = metrics(simulate(evaluation.never_act, FOUR), FOUR.malicious)
+    assert got == {
+        "utility": pytest.approx(-0.05 * (1 + GAMMA) / 2),
+        "containment": 0.0,
+        "benign_interruption": 0.0,
+        "time_to_containment_s": None,
+        "damage_prevented": pytest.approx(0.0),
+        "review_load": 0.0,
+        "containment_at_1pct": 0.0,
+    }
+
+
+def test_always_terminating_interrupts_everybody() -> None:
+    got = metrics(simulate(evaluation.always_terminate, FOUR), FOUR.malicious)
+    assert got == {
+        "utility": pytest.approx((-0.5 - 8.0) / 2),
+        "containment": 1.0,
+        "benign_interruption": 1.0,
+        "time_to_containment_s": 2.0,
+        "damage_prevented": pytest.approx(2 / 3),
+        "review_load": 0.0,
+        "containment_at_1pct": 0.0,
+    }
+
+
+def test_the_clairvoyant_is_the_bound() -> None:
+    got = metrics(simulate(evaluation.clairvoyant, FOUR), FOUR.malicious)
+    assert (got["utility"], got["containment"], got["benign_interruption"]) == (0.0, 1.0, 0.0)
+    assert got["containment_at_1pct"] == 1.0
+
+
+def test_reviewing_counts_as_containment_and_as_load() -> None:
+    def review(replay: LockstepReplay) -> tuple[evaluation.Ints, evaluation.Floats]:
+        late = replay.time == 1
+        action = Action.REQUEST_HUMAN_REVIEW if late else Action.INCREASE_ISOLATION
+        count = len(replay.active)
+        return np.full(count, action, dtype=np.int64), np.zeros(count)
+
+    got = metrics(simulate(review, FOUR), FOUR.malicious)
+    assert (got["containment"], got["review_load"], got["benign_interruption"]) == (1.0, 1.0, 0.0)
+    assert got["time_to_containment_s"] == 4.0
+    bad = -0.05 * 0.6 - 0.02 - GAMMA * 0.9
+    good = -0.02 - GAMMA * 1.0
+    assert got["utility"] == pytest.approx((bad + good) / 2)
+    assert got["damage_prevented"] == pytest.approx(1 - (0.05 + 0.05 * 0.6) / 0.15)
+
+
+def test_without_one_of_the_classes_a_figure_is_none_not_zero() -> None:
+    benign = make("bb")
+    got = metrics(simulate(evaluation.never_act, benign), benign.malicious)
+    missing = ("containment", "time_to_containment_s", "damage_prevented", "containment_at_1pct")
+    assert [got[name] for name in missing] == [None] * 4
+    nobody = benign.select(np.empty(0, dtype=np.int64))
+    assert evaluation.table(evaluation.never_act, nobody, {})["policies"]["drl"]["utility"] is None
+
+
+@pytest.mark.parametrize(
+    ("benign", "malicious", "expected"),
+    [
+        ([0.0] * 50, [1.0, -1.0], 0.5),  # fewer than 100: none may be interrupted
+        ([0.0] * 49 + [5.0], [1.0, 6.0], 0.5),
+        ([0.0] * 99 + [5.0], [1.0, -1.0], 0.5),  # one of 100 may
+        ([0.0] * 98 + [5.0, 5.0], [1.0, 5.0, 6.0, 6.0], 0.5),  # a tie: both or none
+        ([0.0] * 199 + [9.0], [0.0, 1.0], 0.5),
+        ([1.0] * 100, [1.0, 1.0], 0.0),  # what equals the margin is not above it
+    ],
+)
+def test_containment_at_1pct_by_hand(
+    benign: list[float], malicious: list[float], expected: float
+) -> None:
+    score = np.array([*benign, *malicious])
+    kind = np.array([False] * len(benign) + [True] * len(malicious))
+    assert containment_at(score, kind, 0.01) == expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    benign=st.lists(st.integers(0, 5), min_size=1, max_size=400),
+    malicious=st.lists(st.integers(0, 5), min_size=1, max_size=20),
+)
+def test_containment_at_1pct_never_spends_more(benign: list[int], malicious: list[int]) -> None:
+    score = np.array([*benign, *malicious], dtype=np.float64)
+    kind = np.array([False] * len(benign) + [True] * len(malicious))
+    got = containment_at(score, kind, 0.01)
+    within = [m for m in (*range(6), -1) if np.mean(np.array(benign) > m) <= 0.01]
+    assert got == max(np.mean(np.array(malicious) > m) for m in within)
+
+
+@pytest.mark.parametrize(
+    ("hits", "of", "interval"),
+    [
+        (0, 10, (0.0, 0.3085)),
+        (1, 10, (0.0025, 0.4450)),
+        (5, 10, (0.1871, 0.8129)),
+        (10, 10, (0.6915, 1.0)),
+        (3, 100, (0.0062, 0.0852)),
+    ],
+)
+def test_the_interval_of_interruption_is_clopper_and_pearsons(
+    hits: int, of: int, interval: tuple[float, float]
+) -> None:
+    """Against published tables."""
+    episodes = make("b" * of, windows=1)
+    nothing = np.zeros(of)
+    final = np.where(np.arange(of) < hits, int(Action.TERMINATE_PROCESS), -1)
+    played = Played(nothing, final, nothing, nothing, nothing, nothing)
+    got = evaluation.intervals(played, episodes)["benign_interruption"]
+    assert got == pytest.approx(interval, abs=1e-4)
+
+
+def test_the_bootstrap_is_over_sessions_and_silent_with_one() -> None:
+    assert evaluation.session_bootstrap(np.arange(5.0), ["a"] * 5) is None
+    values = np.array([0.0] * 50 + [1.0] * 50)
+    low, high = evaluation.session_bootstrap(values, ["a"] * 50 + ["b"] * 50) or (0, 0)
+    assert (low, high) == (0.0, 1.0), "two sessions tell little, however many episodes they hold"
+    many = [str(n) for n in range(100)]
+    low, high = evaluation.session_bootstrap(values, many) or (0, 0)
+    assert 0.35 < low < 0.5 < high < 0.65
+    assert evaluation.session_bootstrap(values, many, 1) == evaluation.session_bootstrap(
+        values, many, 1
+    )
+
+
+def test_tuned_baselines_separate_what_can_be_separated() -> None:
+    episodes = make("mb" * 20, sessions=8)
+    tuned = evaluation.tune_baselines(episodes)
+    assert set(tuned) == {"threshold_rule", "logistic_regression"}
+    for policy in (evaluation.baseline_policies(tuned)[name] for name in tuned):
+        got = metrics(simulate(policy, episodes), episodes.malicious)
+        assert (got["containment"], got["benign_interruption"]) == (1.0, 0.0)
+        assert got["utility"] == pytest.approx(0.0)
+        assert got["containment_at_1pct"] == 1.0
+    assert evaluation.tune_baselines(make("mm")) == {}
+
+
+def test_the_utility_that_thresholds_are_tuned_by_is_that_of_simulation(
+    episodes: Episodes,
+) -> None:
+    states, _ = evaluation._watched_features(episodes, evaluation.reward.DEFAULT_COSTS)
+    for column in (0, 12, 17):
+        weights = np.zeros(30)
+        weights[column] = 1.0
+        rule, utility = evaluation._tune_threshold(
+            weights, 0.0, episodes, states, evaluation.reward.DEFAULT_COSTS
+        )
+        policy = evaluation.scorer_policy(weights, 0.0, rule["threshold"])
+        assert simulate(policy, episodes).returns.mean() == pytest.approx(utility, abs=0.02)
+
+
+def test_the_table_holds_every_policy_with_intervals(episodes: Episodes) -> None:
+    baselines = evaluation.tune_baselines(episodes)
+    network = seeded_network([16], 0)
+    table = evaluation.table(evaluation.network_policy(network), episodes, baselines)
+    names = {"never_act", "always_terminate", "random", "drl", "clairvoyant", *baselines}
+    assert set(table["policies"]) == set(table["intervals"]) == names
+    assert set(table["advantage"]) == names - {"drl"}
+    assert (table["episodes"], table["sessions"]) == (24, 20)
+    best = table["policies"]["clairvoyant"]["utility"]
+    assert all(row["utility"] <= best for row in table["policies"].values())
+    again = evaluation.table(evaluation.network_policy(network), episodes, baselines)
+    assert again == table
+
+
+@pytest.mark.property(13)
+def test_the_served_graph_plays_as_the_trained_network(episodes: Episodes) -> None:
+    network: QNetwork = seeded_network([16], 2)
+    session = export.session(export.export(network))
+    one = simulate(evaluation.network_policy(network), episodes)
+    two = simulate(evaluation.onnx_policy(session), episodes)
+    np.testing.assert_array_equal(one.final_action, two.final_action)
+    np.testing.assert_allclose(one.returns, two.returns)
+    np.testing.assert_allclose(one.score, two.score, atol=1e-5)
+
+
+def test_a_random_policy_takes_no_masked_action(episodes: Episodes) -> None:
+    policy = evaluation.random_policy(0)
+    for _ in range(5):  # a masked action would raise
+        simulate(policy, episodes)
+
+
+def test_a_pattern_is_kept_of_every_contained_malicious_episode() -> None:
+    episodes = make("mbm")
+    network = seeded_network([8], 0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        list(network.parameters())[-1][Action.QUARANTINE_FILE] = 2.0
+    found = containments.patterns(network, episodes, "v1")
+    assert [p.episode_id for p in found] == ["e000", "e002"]
+    for pattern in found:
+        assert (pattern.action, pattern.step, pattern.reward) == (3, 0, 0.0)
+        assert pattern.confidence == pytest.approx(1 / (1 + np.exp(-2.0)))
+        assert (pattern.attack_type, len(pattern.features)) == ("worm", 30)
+        assert pattern.time.year == 2023
+        assert pattern.metadata["action"] == "quarantine_file"
