@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import polars as pl
+import psycopg
 import pytest
 import torch
 from asset_graph import Graph, checks_of, materialised, opened, plain_events
@@ -22,8 +23,11 @@ from drl_assets.learning.checkpoint import Checkpoint
 from drl_assets.learning.network import seeded_network
 from drl_assets.tables import Tables
 from drl_cli.postgres import EmbeddedPostgres
+from drl_core import patterns
 from drl_core.actions import Action
+from drl_core.database import DatabaseUnavailable
 from drl_core.migrations import migrate
+from drl_core.patterns import AttackPattern
 from drl_core.telemetry import Event
 
 Spoil = Callable[[pl.DataFrame], pl.DataFrame]
@@ -268,3 +272,30 @@ def test_a_database_that_stays_away_fails_the_run_and_leaves_no_table(
         assert materialised(run) == []
         monkeypatch.setenv("DRL_DATABASE_URL", postgres_url)
         graph.ingest(key)
+
+
+@pytest.mark.property(43)
+def test_patterns_that_could_not_be_stored_follow_with_the_next_release(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    def away(url: str, found: list[AttackPattern]) -> int:
+        raise DatabaseUnavailable("no connection")
+
+    with opened(tmp_path, postgres_url) as graph:
+        graph.ingest(graph.land(plain_events(60, 6, seed=1)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(patterns, "upsert", away)
+            graph.train(expect=False)
+        unstored = graph.project.champion
+        assert unstored is not None
+        graph.ingest(graph.land([rename(event) for event in plain_events(40, 6, seed=2)]))
+        graph.train()
+        with psycopg.connect(postgres_url) as connection:
+            found = connection.execute(
+                "SELECT DISTINCT sandbox_id, model_version FROM attack_patterns"
+            ).fetchall()
+        champion = graph.project.champion
+        assert champion is not None
+        assert champion.parent_version == unstored.model_version
+        assert {version for _, version in found} == {champion.model_version}
+        assert len({sandbox for sandbox, _ in found}) == 2
