@@ -208,7 +208,11 @@ class ModelStore:
             release = releases / f"{signed.sequence:08d}.json"
             write_atomically(release, content)
             public = key.public_key()
-            self.load({key_id(public): public}, release)  # read back before anyone is pointed to it
+            try:  # read back before anyone is pointed to it
+                self.load({key_id(public): public}, release)
+            except BundleError:
+                release.unlink()  # a rollback would stumble over it
+                raise
             write_atomically(self.current_path, content)
         return signed
 

@@ -230,6 +230,14 @@ def test_a_rollback_releases_the_earlier_model_under_a_rising_sequence(store: Mo
         store.rollback(TRUSTED, KEY)
 
 
+def test_a_model_that_no_reader_would_take_is_not_released(store: ModelStore) -> None:
+    other = msgspec.structs.replace(named("v2"), features_version=2)
+    with pytest.raises(BundleError, match="features_version"):
+        store.publish(b"two", other, KEY)
+    assert store.load(TRUSTED).manifest.model_version == "v1"
+    assert len(store.releases()) == 1
+
+
 def test_a_second_rollback_goes_further_back_not_forth(store: ModelStore) -> None:
     for version in ("v2", "v3"):
         store.publish(version.encode(), named(version), KEY)

@@ -186,7 +186,9 @@ def same_number_again(publisher: Any) -> None:
 
 
 def unknown_features(publisher: Any) -> None:
-    publisher.publish("bad", features_version=2)
+    signed = publisher.publish("bad")
+    other = msgspec.structs.replace(signed, features_version=2)
+    publisher.store.current_path.write_bytes(sign(other, signing_key(publisher.settings.keys_path)))
 
 
 def wrong_golden(publisher: Any) -> None:
