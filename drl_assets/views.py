@@ -103,6 +103,8 @@ def feature_table(states: States) -> dg.MarkdownMetadataValue:
 
 def feature_histograms(states: States) -> dg.MarkdownMetadataValue:
     """A histogram of each feature: a row each, darker where there are more windows."""
+    if not len(states):
+        return dg.MetadataValue.md("no windows in this batch")
     edges = np.linspace(0, 1, 41)
     counts = np.stack([np.histogram(column, edges)[0] for column in states.T])
     figure, axis = _figure(size=(8, 6))

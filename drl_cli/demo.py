@@ -92,11 +92,14 @@ def _import(settings: Settings, path: Path) -> None:
 def _wait_for_release(
     settings: Settings, running: up.Running, env: Mapping[str, str], began: float
 ) -> bundle.Manifest:
-    """Tell what the daemon's runs do until the model that learned from what landed is released."""
+    """Tell what the daemon's runs do until there is nothing more to ingest or to learn."""
     import dagster as dg
 
+    from drl_assets.defs.resources import Project
+    from drl_assets.defs.training.sensors import demand
+
     os.environ.update(env)  # the instance is configured by the same variables as the daemon's
-    store, keys = bundle.ModelStore(settings.models_path), bundle.trusted_keys(settings.keys_path)
+    project = Project()
     landing = LandingZone(settings.landing_path)
     deadline = time.monotonic() + RELEASE_WAIT_S
     told: set[tuple[str, str]] = set()
@@ -104,11 +107,17 @@ def _wait_for_release(
         while True:
             for run in reversed(instance.get_runs(limit=20)):
                 _tell(run, instance, told, began)
-            newest = next(iter(reversed(landing.keys())), None)
-            manifest = store.load(keys).manifest if store.current_path.exists() else None
-            learned = manifest and newest in manifest.batch_partitions and not landing.waiting()
-            if manifest and learned and not _unfinished(instance):
-                return manifest
+            champion = project.champion
+            ingested = set(landing.keys()) <= project.tables.done("experiences")
+            if ingested and not landing.waiting() and not _unfinished(instance):
+                rows, _, needed = demand(project, champion)
+                if champion and rows < needed:
+                    return champion
+                if not champion and not rows:
+                    raise DemoError(
+                        "no episode for training has a label, so nothing can be learned: set "
+                        "is_malicious in the telemetry, or import with --label"
+                    )
             if running.ended is not None:
                 raise DemoError("a process ended before a model was released; see the log above")
             if time.monotonic() > deadline:

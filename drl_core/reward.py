@@ -26,7 +26,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 class CostTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What things cost, in one unit: a window of unhindered, severe malice does about 1 damage.
 
-    Damage per window is `severity * (presence + sum of weight * normalised signal)`.
+    Damage per window is `severity * min(most, presence + sum of weight * normalised signal)`.
     """
 
     version: int = 1
@@ -39,6 +39,8 @@ class CostTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     damage_injection: Cost = 0.3
     damage_extra: dict[str, Cost] = msgspec.field(default_factory=lambda: {"files_encrypted": 0.5})
     """Cost per unit of a named extra signal of the source."""
+    damage_most: Cost = 5.0
+    """The most that one window of full severity counts for, whatever a source's extra signals say."""
 
     interrupt_terminate: Cost = 8.0
     interrupt_quarantine: Cost = 6.0
@@ -84,7 +86,7 @@ def damage(
     for name, weight in costs.damage_extra.items():
         if extra and name in extra:
             total = total + weight * np.maximum(np.nan_to_num(extra[name]), 0.0)
-    result: npt.NDArray[np.float64] = severity * total
+    result: npt.NDArray[np.float64] = severity * np.minimum(total, costs.damage_most)
     return result
 
 

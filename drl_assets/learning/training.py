@@ -57,6 +57,7 @@ def train(
 
     Raises:
         NothingToLearn: no labelled episode.
+        ValueError: the parent is of another preset (see `continues`).
         FloatingPointError: the loss is not finite.
     """
     episodes = from_experiences(experiences)
@@ -65,8 +66,8 @@ def train(
             f"none of the {episodes.unlabelled} episodes has a label: set is_malicious in the "
             "telemetry, or import with --label"
         )
-    if parent is not None and parent.preset != learning.preset:
-        parent = None  # another kind of learner: its replay has other columns
+    if parent is not None and not continues(parent, learning):
+        raise ValueError(f"preset: {parent.version} was trained as {parent.preset!r}")
     torch.set_num_threads(1)  # two are slower for a network of this size
     device = choose_device(learning.device)
     network = (
@@ -93,6 +94,11 @@ def train(
         baselines=evaluation.tune_baselines(episodes, costs),
         **learned,
     )
+
+
+def continues(parent: Checkpoint, learning: Learning) -> bool:
+    """Whether training can go on from a checkpoint; the replay of another preset has other columns."""
+    return parent.preset == learning.preset
 
 
 def _learn_default(

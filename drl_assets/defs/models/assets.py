@@ -61,7 +61,7 @@ def published_model(
         checkpoint.load(path),
         path,
         evaluation=json.loads(project.evaluation_path(version).read_bytes()),
-        run_id=context.run_id,
+        run_id=context.run.run_id,
         commit=git_commit(),
     )
     signed = project.models.publish(

@@ -23,6 +23,8 @@ def trained_checkpoint(
     settings = project.settings
     champion = project.champion
     parent = checkpoint.load(project.checkpoint_path(champion.model_version)) if champion else None
+    if parent and not training.continues(parent, settings.learning):
+        parent = None  # another kind of learner begins anew, from every batch
     rows, batches = new_experiences(project, set(parent.batches) if parent else set())
     trained = training.train(
         rows,
@@ -45,7 +47,7 @@ def trained_checkpoint(
             "new_rows": len(rows),
             "training_episodes": trained.training_episodes,
             "gradient_steps": trained.gradient_steps,
-            "final_loss": trained.losses[-1],
+            "final_loss": trained.losses[-1] if trained.losses else "too few steps",
             "final_average_reward": trained.final_average_reward,
             "max_gradient_norm": trained.max_gradient_norm,
             "learning_curve": views.learning_curve(trained.losses, trained.returns),
