@@ -40,7 +40,7 @@ class CostTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     damage_extra: dict[str, Cost] = msgspec.field(default_factory=lambda: {"files_encrypted": 0.5})
     """Cost per unit of a named extra signal of the source."""
     damage_most: Cost = 5.0
-    """The most that one window of full severity counts for, whatever a source's extra signals say."""
+    """The most that one window of full severity counts for, whatever extra signals say."""
 
     interrupt_terminate: Cost = 8.0
     interrupt_quarantine: Cost = 6.0

@@ -97,7 +97,7 @@ def train(
 
 
 def continues(parent: Checkpoint, learning: Learning) -> bool:
-    """Whether training can go on from a checkpoint; the replay of another preset has other columns."""
+    """Whether training can go on from a checkpoint: another preset keeps another replay."""
     return parent.preset == learning.preset
 
 

@@ -309,9 +309,14 @@ def test_a_loss_that_is_not_finite_is_said(frame: pl.DataFrame) -> None:
         train(rows, SMALL, costs=broken)
 
 
-def test_a_champion_of_another_shape_or_preset_is_not_built_on(frame: pl.DataFrame) -> None:
+def test_a_champion_of_another_preset_is_not_built_on(frame: pl.DataFrame) -> None:
     parent = train(frame, REPORT)
-    assert train(frame, SMALL, parent=parent).parent_version is None
+    assert not training.continues(parent, SMALL)
+    with pytest.raises(ValueError, match="preset"):
+        train(frame, SMALL, parent=parent)
+
+
+def test_a_champion_of_another_shape_gives_its_replay_alone(frame: pl.DataFrame) -> None:
     narrow = train(frame, msgspec.structs.replace(SMALL, hidden_layers=[8]))
     child = train(frame, SMALL, parent=narrow)
     assert (child.hidden_layers, child.parent_version) == ([16, 16], narrow.version)
