@@ -16,7 +16,7 @@ from drl_assets.defs.operations.alerts import run_failed
 from drl_assets.defs.operations.retention import compact
 from drl_assets.defs.partitions import batches
 from drl_assets.defs.telemetry.sensors import MAX_ATTEMPTS, landed_telemetry
-from drl_assets.defs.training.sensors import enough_experiences
+from drl_assets.defs.training.sensors import MAX_RETRIES, enough_experiences
 from drl_assets.pipeline import KEYS
 
 
@@ -138,6 +138,21 @@ def test_the_first_model_is_asked_for_once_and_a_refused_one_waits_for_more(grap
     assert isinstance(found, dg.SensorResult)
     again = tick(graph, enough_experiences, found.cursor)  # no release came of it
     assert "0 new labelled experiences, 500 are needed" in skipped(again)
+
+
+def test_a_training_that_broke_is_asked_for_again_a_few_times(graph: Graph) -> None:
+    graph.ingest(graph.land(plain_events(12, 4)))
+    cursor = None
+    for _ in range(1 + MAX_RETRIES):
+        found = tick(graph, enough_experiences, cursor)
+        asked(found)
+        assert isinstance(found, dg.SensorResult)
+        cursor = found.cursor
+        run = graph.instance.create_run_for_job(
+            graph.job("train"), status=dg.DagsterRunStatus.STARTED
+        )
+        graph.instance.report_run_failed(run)
+    assert "500 are needed" in skipped(tick(graph, enough_experiences, cursor))
 
 
 def test_while_a_training_runs_none_is_asked_for(graph: Graph) -> None:
