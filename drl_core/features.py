@@ -60,9 +60,12 @@ _LEAST = 1e-30
 """Keeps 0 / 0 at 0 in the ratios; a float32 constant, so that every runtime has the same."""
 
 
-def _log_scaled(xp: Any, value: Any, log_hi: Any) -> Any:
-    """n(x, hi) = clip(log1p(x) / log1p(hi), 0, 1); the lower bound holds by x >= 0."""
-    return xp.clip(xp.log1p(value) / log_hi, 0.0, 1.0)
+def _log_scaled(xp: Any, value: Any, *hi: float) -> Any:
+    """n(x, hi) = clip(log1p(x) / log1p(hi), 0, 1), one `hi` for all columns or one each.
+
+    The divisor is an array, since an exporter may keep a plain number as float32.
+    """
+    return xp.clip(xp.log1p(value) / xp.asarray(np.log1p(np.asarray(hi))), 0.0, 1.0)
 
 
 def observe(xp: Any, windows: Any) -> tuple[Any, Any]:
@@ -85,12 +88,11 @@ def observe(xp: Any, windows: Any) -> tuple[Any, Any]:
     signals = xp.where(missing, zeros, signals)
     counts = signals[:, :7]
     rates = counts / window_s
-    log_his = np.log1p(np.asarray(_COUNTS_HI))
     now = xp.concat(
         (
-            _log_scaled(xp, rates, xp.asarray(log_his)),
+            _log_scaled(xp, rates, *_COUNTS_HI),
             xp.clip(signals[:, 7:8] / 100.0, 0.0, 1.0),
-            _log_scaled(xp, signals[:, 8:9], float(np.log1p(_MEMORY_HI))),
+            _log_scaled(xp, signals[:, 8:9], _MEMORY_HI),
             signals[:, 9:],
         ),
         1,
@@ -101,7 +103,7 @@ def observe(xp: Any, windows: Any) -> tuple[Any, Any]:
     rest = (
         writes / xp.clip(files, _LEAST, None),
         sent / xp.clip(traffic, _LEAST, None),
-        _log_scaled(xp, traffic / window_s, float(np.log1p(_NETWORK_HI))),
+        _log_scaled(xp, traffic / window_s, _NETWORK_HI),
         measured,
         level / float(MAX_ISOLATION_LEVEL),
     )
@@ -125,7 +127,7 @@ def assemble(xp: Any, now: Any, rest: tuple[Any, ...], carry: Any) -> Any:
             write_ratio,
             exfil_ratio,
             network_intensity,
-            _log_scaled(xp, seconds_so_far, float(np.log1p(_ELAPSED_HI))),
+            _log_scaled(xp, seconds_so_far, _ELAPSED_HI),
             measured,
             containment,
         ),
