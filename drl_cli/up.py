@@ -216,9 +216,9 @@ class Running:
 
     def wait(self) -> int:
         """Wait until a process ends, which stops the others; gives `ended`."""
-        self._supervisor.wait()
-        status = self.ended
-        return 1 if status is None else status
+        while (status := self.ended) is None:
+            time.sleep(0.2)  # a blocking wait may be restarted by a library's signal handler
+        return status
 
 
 @contextmanager

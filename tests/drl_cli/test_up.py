@@ -314,3 +314,33 @@ def test_dagsters_daemon_and_ui_run_on_the_embedded_database_and_stop_whole(
     assert processes_about(project) == []
     left = {path.name for path in project.iterdir()} - before - {"__pycache__", up.log.name}
     assert left == {".drl"}, "state belongs below DRL_HOME"
+
+
+def test_ctrl_c_ends_the_wait_though_system_calls_are_restarted() -> None:
+    """A library that takes the signal may have system calls restarted: no blocking wait then."""
+    script = """
+import signal, subprocess
+from drl_cli.up import Running, Stopped, stop_on_signals
+child = subprocess.Popen(["sleep", "60"])
+try:
+    with stop_on_signals():
+        signal.siginterrupt(signal.SIGINT, False)
+        print("ready", flush=True)
+        Running(child).wait()
+except Stopped as stopped:
+    print("stopped", stopped.signum)
+finally:
+    child.kill()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        try:
+            out, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert out == f"stopped {signal.SIGINT.value}\n"
