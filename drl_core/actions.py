@@ -32,12 +32,6 @@ CONTAINING = (Action.TERMINATE_PROCESS, Action.QUARANTINE_FILE)
 TERMINAL = (*CONTAINING, Action.REQUEST_HUMAN_REVIEW)
 """Actions after which the recorded continuation no longer happens."""
 
-REVERSIBLE = (
-    Action.INCREASE_ISOLATION,
-    Action.QUARANTINE_FILE,
-    Action.REQUEST_HUMAN_REVIEW,
-)
-
 
 def allowed(isolation_level: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Actions allowed at an isolation level.

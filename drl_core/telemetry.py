@@ -7,7 +7,7 @@ zone and the service use this one parser.
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -315,15 +315,3 @@ def _sanitize_path(path: str | None) -> str | None:
     if path is None:
         return None
     return _unc_host.sub(r"\\\\HOST", _user_directory.sub(r"\1USER", path))
-
-
-def chunks(events: Iterable[Event], size: int) -> Iterator[list[Event]]:
-    """Events in lists of at most `size`."""
-    chunk: list[Event] = []
-    for event in events:
-        chunk.append(event)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -168,10 +168,3 @@ def test_user_and_host_names_leave_the_process(path: str, clean: str) -> None:
     process = telemetry.Process(name=path, image_path=path, pid=1)
     event = telemetry.sanitize(Event(episode_id="e", step=0, process=process))
     assert event.process == telemetry.Process(name=clean, image_path=clean, pid=1)
-
-
-def test_chunks_hold_everything_in_order() -> None:
-    events = [Event(episode_id="e", step=n) for n in range(7)]
-    parts = list(telemetry.chunks(iter(events), 3))
-    assert [len(part) for part in parts] == [3, 3, 1]
-    assert [e for part in parts for e in part] == events

@@ -149,7 +149,7 @@ def test_writing_to_a_place_that_starts_programs_is_a_registry_change(
 @pytest.mark.parametrize(
     "call",
     [
-        'openat(AT_FDCWD</root>, ".bashrc", O_RDONLY) = 3</root/.bashrc>',
+        'openat(AT_FDCWD</home/user>, ".bashrc", O_RDONLY) = 3</home/user/.bashrc>',
         'open("/etc/cron.d/job", O_WRONLY) = -1 EACCES (Permission denied)',
         'openat(AT_FDCWD</tmp>, "profile.txt", O_WRONLY|O_CREAT, 0644) = 3</tmp/profile.txt>',
     ],
