@@ -18,22 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from drl_assets.learning.episodes import Episodes, Floats, Ints, isolated
+from drl_assets.learning.episodes import Floats
 from drl_assets.learning.network import QNetwork
 from drl_assets.learning.replay import Columns
-from drl_core import features, reward
-from drl_core.actions import ACTION_COUNT, MAX_ISOLATION_LEVEL, Action, allowed
-from drl_core.reward import CostTable
-
-ROW_COLUMNS: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
-    "state": ((features.FEATURE_COUNT,), np.float32),
-    "isolated_state": ((features.FEATURE_COUNT,), np.float32),
-    "rewards": ((ACTION_COUNT,), np.float32),
-    "level": ((), np.int8),
-    "last": ((), np.bool_),
-    "terminated": ((), np.bool_),
-}
-"""One row a step of a trajectory. Rows of a trajectory are consecutive; `last` ends it."""
+from drl_core.actions import MAX_ISOLATION_LEVEL, Action, allowed
 
 
 @dataclass(frozen=True)
@@ -60,77 +48,6 @@ class FittedConfig:
     """Bound of the gradient's norm."""
     isolation_trajectories: int = 1
     """Extra trajectories per episode, on which isolation is raised at random times."""
-
-
-def rows_of(
-    episodes: Episodes,
-    config: FittedConfig,
-    rng: np.random.Generator,
-    costs: CostTable = reward.DEFAULT_COSTS,
-) -> Columns:
-    """Rows of every episode as recorded, and of copies on which isolation was raised.
-
-    Returns:
-        Columns of ROW_COLUMNS, all trajectories back to back.
-    """
-    parts = [_trajectories(episodes, np.zeros(len(episodes.windows), dtype=np.int64), costs)]
-    for _ in range(config.isolation_trajectories):
-        parts.append(_trajectories(episodes, _random_schedule(episodes, rng), costs))
-    return {name: np.concatenate([part[name] for part in parts]) for name in ROW_COLUMNS}
-
-
-def _random_schedule(episodes: Episodes, rng: np.random.Generator) -> Ints:
-    """A level for every row: raised up to three times at random steps of each episode, [N]."""
-    lengths = np.repeat(episodes.lengths, episodes.lengths)
-    position = np.arange(len(lengths)) - np.repeat(episodes.offsets[:-1], episodes.lengths)
-    times = np.sort(rng.random((len(episodes), MAX_ISOLATION_LEVEL)) ** 2 * 1.5, axis=1)
-    times[:, 0] = np.minimum(times[:, 0], 0.5)
-    share = (position + 1) / lengths
-    level: Ints = (share[:, None] > np.repeat(times, episodes.lengths, axis=0)).sum(axis=1)
-    return level
-
-
-def _trajectories(episodes: Episodes, level: Ints, costs: CostTable) -> Columns:
-    windows = isolated(episodes.windows, level)
-    states, _ = features.fold(windows, episodes.first, episodes.carry)
-    in_force = windows[:, -1].astype(np.int64)
-    last = np.zeros(len(windows), dtype=np.bool_)
-    last[episodes.offsets[1:] - 1] = True
-    rewards = reward.hindsight(
-        episodes.next_damage, episodes.per_row(episodes.malicious).astype(bool), in_force, costs
-    )
-    terminated = last & episodes.per_row(episodes.ended).astype(bool)
-    return {
-        "state": states,
-        "isolated_state": _after_isolating(episodes, windows, in_force, last),
-        "rewards": rewards.astype(np.float32),
-        "level": in_force.astype(np.int8),
-        "last": last,
-        "terminated": terminated,
-    }
-
-
-def _after_isolating(
-    episodes: Episodes, windows: Floats, level: Ints, last: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float32]:
-    """The next state of each row had isolation been raised there, [N, 30]; zeros on last rows."""
-    now, _ = features.observe(np, windows)
-    carry = _running_carry(now, windows, episodes)
-    go_on = np.flatnonzero(~last)
-    raised = np.minimum(level[go_on] + 1, MAX_ISOLATION_LEVEL)
-    following = isolated(episodes.windows[go_on + 1], raised)
-    after, _ = features.step(np, following, carry[go_on])
-    result = np.zeros((len(windows), features.FEATURE_COUNT), dtype=np.float32)
-    result[go_on] = after
-    return result
-
-
-def _running_carry(now: Floats, windows: Floats, episodes: Episodes) -> Floats:
-    """The carry after each row, [N, 14]: what `features.fold` keeps to itself."""
-    add = np.column_stack((now, np.ones(len(now)), windows[:, features.SIGNAL_COUNT]))
-    sums = np.cumsum(add, axis=0)
-    before = np.vstack((np.zeros(features.CARRY_WIDTH), sums))[episodes.offsets[:-1]]
-    return sums + np.repeat(episodes.carry - before, episodes.lengths, axis=0)
 
 
 def targets(
@@ -212,7 +129,7 @@ def fit(
 
     Args:
         state: where to begin; a state restored from a checkpoint goes on bit for bit.
-        rows: the replay, columns of ROW_COLUMNS.
+        rows: the replay, columns of `trajectories.ROW_COLUMNS`.
         config: hyper-parameters.
         device: where the networks are.
         on_refresh: called after each target update, to save or to show progress.

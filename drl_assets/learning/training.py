@@ -16,7 +16,7 @@ import polars as pl
 import torch
 
 from drl_assets.learning import checkpoint as checkpoints
-from drl_assets.learning import dqn, evaluation, fitted
+from drl_assets.learning import dqn, evaluation, fitted, trajectories
 from drl_assets.learning.checkpoint import Checkpoint
 from drl_assets.learning.environment import ContainmentEnv
 from drl_assets.learning.episodes import Episodes, from_experiences
@@ -112,13 +112,13 @@ def _learn_default(
     progress_path: Path | None,
 ) -> dict[str, Any]:
     config = fitted.FittedConfig(gradient_steps=learning.gradient_steps)
-    new = fitted.rows_of(
+    new = trajectories.rows_of(
         _as_many_as_fit(episodes, learning, config),
-        config,
         np.random.default_rng(learning.seed),
         costs,
+        config.isolation_trajectories,
     )
-    replay = ReplayBuffer(fitted.ROW_COLUMNS, learning.replay_capacity)
+    replay = ReplayBuffer(trajectories.ROW_COLUMNS, learning.replay_capacity)
     if parent is not None:
         replay.add(parent.replay)
     replay.add(new)

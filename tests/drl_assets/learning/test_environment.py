@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drl_assets import pipeline
-from drl_assets.learning import fitted
+from drl_assets.learning import trajectories
 from drl_assets.learning.environment import ContainmentEnv, LockstepReplay
 from drl_assets.learning.episodes import NETWORK, Episodes, from_experiences, isolated
-from drl_assets.learning.fitted import FittedConfig
 from drl_core import features
 from drl_core.actions import TERMINAL, Action
 from drl_core.telemetry import Event
@@ -72,7 +71,7 @@ def test_rows_of_the_learner_are_those_of_the_replay_also_under_isolation(
     ]
     _, episodes = recorded(*named)
     count = len(episodes.windows)
-    rows = fitted.rows_of(episodes, FittedConfig(), np.random.default_rng(seed))
+    rows = trajectories.rows_of(episodes, np.random.default_rng(seed))
     assert len(rows["state"]) == 2 * count
     for start in (0, count):  # as recorded, then with raised levels
         for e in range(len(episodes)):

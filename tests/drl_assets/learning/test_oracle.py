@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from drl_assets import pipeline
-from drl_assets.learning import evaluation, fitted
+from drl_assets.learning import evaluation, fitted, trajectories
 from drl_assets.learning.episodes import from_experiences
 from drl_assets.learning.fitted import FittedConfig
 from drl_assets.learning.network import QNetwork, seeded_network
@@ -133,7 +133,7 @@ def test_fitted_q_leaves_at_most_a_sixth_of_always_watchings_regret() -> None:
     torch.set_num_threads(1)
     config = FittedConfig(gradient_steps=3000, learning_rate=1e-2, input_noise=0.0)
     episodes = from_experiences(pipeline.experiences_of([generate(3000, seed=0)], COSTS))
-    rows = fitted.rows_of(episodes, config, np.random.default_rng(0), COSTS)
+    rows = trajectories.rows_of(episodes, np.random.default_rng(0), COSTS)
     cpu = torch.device("cpu")
     state = fitted.start(config, seeded_network([64, 64], 0), 0, cpu)
     fitted.fit(state, rows, config, cpu)

@@ -11,7 +11,7 @@ import torch
 
 from drl_assets import pipeline
 from drl_assets.learning import checkpoint as checkpoints
-from drl_assets.learning import dqn, fitted, training
+from drl_assets.learning import dqn, fitted, training, trajectories
 from drl_assets.learning.checkpoint import Checkpoint, CheckpointError
 from drl_assets.learning.dqn import DQNConfig
 from drl_assets.learning.environment import ContainmentEnv
@@ -207,7 +207,7 @@ def test_the_reports_target_changes_exactly_every_1000_gradient_steps(episodes: 
 @pytest.mark.property(26)
 def test_the_default_presets_targets_come_from_frozen_weights(episodes: Episodes) -> None:
     config = FittedConfig(gradient_steps=40, target_updates=4)
-    rows = fitted.rows_of(episodes, config, np.random.default_rng(0))
+    rows = trajectories.rows_of(episodes, np.random.default_rng(0))
     state = fitted.start(config, seeded_network([16], 0), 0, CPU)
     used: list[tuple[int, torch.Tensor]] = []
     real = fitted.targets
