@@ -5,19 +5,19 @@ gradient steps, gradient clipping, epsilon falling exponentially from 1.0 to 0.1
 (Mnih et al. 2015). The original report is its source; `fitted.py` says why it is not the default.
 """
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor
 
 from drl_assets.learning.environment import ContainmentEnv
 from drl_assets.learning.network import QNetwork
 from drl_assets.learning.replay import Columns, ReplayBuffer
+from drl_assets.learning.stack import Layers, Stack
 from drl_core.features import FEATURE_COUNT
 
 TRANSITION_COLUMNS: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
@@ -27,6 +27,8 @@ TRANSITION_COLUMNS: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
     "next_state": ((FEATURE_COUNT,), np.float32),
     "terminated": ((), np.bool_),
 }
+SCALARS = ("rng", "episode", "gradient_steps", "returns", "losses", "max_gradient_norm")
+"""What of the state is no tensor."""
 
 
 @dataclass(frozen=True)
@@ -55,34 +57,42 @@ class DQNConfig:
 class DQNState:
     """Everything that training needs to go on bit for bit."""
 
-    network: QNetwork
-    target: QNetwork
-    optimizer: torch.optim.Optimizer
+    stack: Stack
+    """The learned network and Adam's moments."""
+    frozen: Layers
+    """The target network's parameters."""
     replay: ReplayBuffer
+    batch: Columns
+    """Where batches are drawn into."""
     rng: np.random.Generator
-    episode: int
-    gradient_steps: int
-    returns: list[float]
-    losses: list[float]
+    episode: int = 0
+    gradient_steps: int = 0
+    returns: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
     """Mean loss of each episode that had one."""
     max_gradient_norm: float = 0.0
     """Greatest norm after clipping."""
 
+    @property
+    def network(self) -> QNetwork:
+        """A copy of the learned network."""
+        return self.stack.network()
+
+    @property
+    def target(self) -> QNetwork:
+        """A copy of the target network."""
+        return self.stack.network(layers=self.frozen)
+
 
 def start(config: DQNConfig, network: QNetwork, seed: int, device: torch.device) -> DQNState:
     """State before the first episode."""
-    network = network.to(device)
-    return DQNState(
-        network,
-        copy.deepcopy(network),
-        torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True),
-        ReplayBuffer(TRANSITION_COLUMNS, config.replay_capacity),
-        np.random.default_rng(seed),
-        0,
-        0,
-        [],
-        [],
-    )
+    stack = Stack.of([network], config.batch_size, device=device)
+    batch: Columns = {
+        name: np.zeros((config.batch_size, *shape), dtype)
+        for name, (shape, dtype) in TRANSITION_COLUMNS.items()
+    }
+    replay = ReplayBuffer(TRANSITION_COLUMNS, config.replay_capacity)
+    return DQNState(stack, stack.copy(), replay, batch, np.random.default_rng(seed))
 
 
 def fit(
@@ -107,7 +117,9 @@ def fit(
     while state.episode < config.episodes:
         epsilon = config.epsilon(state.episode)
         observation, info = env.reset(seed=int(state.rng.integers(2**31)))
-        total, losses, done = 0.0, [], False
+        total, done = 0.0, False
+        losses: list[Tensor] = []
+        norms: list[Tensor] = []
         while not done:
             action = _act(state, observation, info["action_mask"], epsilon, device)
             following, reward, terminated, truncated, info = env.step(np.int64(action))
@@ -123,11 +135,15 @@ def fit(
             observation, done = following, terminated or truncated
             total += reward
             if len(state.replay) >= config.batch_size:
-                losses.append(gradient_step(state, config, device))
+                loss, norm = gradient_step(state, config, device)
+                losses.append(loss)
+                norms.append(norm)
         state.episode += 1
         state.returns.append(total)
         if losses:
-            state.losses.append(float(np.mean(losses)))
+            state.losses.append(float(torch.stack(losses).mean()))
+            greatest = float(torch.stack(norms).max().clamp(max=config.clip))
+            state.max_gradient_norm = max(state.max_gradient_norm, greatest)
             if not np.isfinite(state.losses[-1]):
                 raise FloatingPointError(f"loss is not finite in episode {state.episode}")
         on_episode(state)
@@ -142,52 +158,51 @@ def _act(
 ) -> int:
     if state.rng.random() < epsilon:
         return int(state.rng.choice(np.flatnonzero(mask)))
-    with torch.no_grad():
-        q = state.network(torch.from_numpy(observation).to(device)).cpu().numpy()
+    q = state.stack.predict(torch.from_numpy(observation[None]).to(device))[0, 0].cpu().numpy()
     return int(np.where(mask, q, -np.inf).argmax())
 
 
-def gradient_step(state: DQNState, config: DQNConfig, device: torch.device) -> float:
-    """One batch: MSE to r + gamma * max Q_target(s'), clipped; the target follows every 1,000."""
-    batch: Columns = state.replay.sample(config.batch_size, state.rng)
-    tensors = {name: torch.from_numpy(column).to(device) for name, column in batch.items()}
-    with torch.no_grad():
-        following = state.target(tensors["next_state"]).max(dim=1).values
-        goal = tensors["reward"] + config.gamma * torch.where(tensors["terminated"], 0.0, following)
-    q = state.network(tensors["state"]).gather(1, tensors["action"][:, None])[:, 0]
-    loss = nn.functional.mse_loss(q, goal)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = float(nn.utils.clip_grad_norm_(state.network.parameters(), config.clip))
-    state.max_gradient_norm = max(state.max_gradient_norm, min(norm, config.clip))
-    state.optimizer.step()
+def gradient_step(
+    state: DQNState, config: DQNConfig, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """One batch: MSE to r + gamma * max Q_target(s'), clipped; the target follows every 1,000.
+
+    Returns:
+        The loss, and the gradient's norm before clipping: tensors, so that a GPU is not waited for.
+    """
+    stack = state.stack
+    state.replay.sample(config.batch_size, state.rng, state.batch)
+    batch = {name: torch.from_numpy(column).to(device) for name, column in state.batch.items()}
+    following = stack.predict(batch["next_state"], state.frozen)[0].amax(1)
+    goal = batch["reward"].add(following.masked_fill_(batch["terminated"], 0.0), alpha=config.gamma)
+    q, action = stack.forward(batch["state"])[0], batch["action"][:, None]
+    error = q.gather(1, action) - goal[:, None]
+    # the mean square's derivative, zero for the actions that were not taken
+    d_out = torch.zeros_like(q).scatter_(1, action, error * (2 / config.batch_size))
+    stack.backward(d_out[None])
+    norm = stack.clip(config.clip)
+    stack.step(config.learning_rate)
     state.gradient_steps += 1
     if state.gradient_steps % config.target_update_steps == 0:
-        state.target.load_state_dict(state.network.state_dict())
-    return float(loss.detach())
+        state.frozen.flat.copy_(stack.parameters.flat)
+    return error.square_().mean(), norm
 
 
 def dump(state: DQNState) -> dict[str, Any]:
     """The state as tensors, numbers and a generator, for `checkpoint.save_progress`."""
     return {
-        "network": state.network.state_dict(),
-        "target": state.target.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
+        **{f"stack.{name}": tensor for name, tensor in state.stack.dump().items()},
+        "frozen": state.frozen.flat,
         "replay": {n: torch.from_numpy(c) for n, c in state.replay.snapshot().items()},
-        "rng": state.rng,
-        "episode": state.episode,
-        "gradient_steps": state.gradient_steps,
-        "returns": state.returns,
-        "losses": state.losses,
-        "max_gradient_norm": state.max_gradient_norm,
+        **{name: getattr(state, name) for name in SCALARS},
     }
 
 
 def restore(state: DQNState, saved: dict[str, Any]) -> None:
     """Bring a fresh state to where `dump` was called."""
-    for name in ("network", "target", "optimizer"):
-        getattr(state, name).load_state_dict(saved[name])
+    state.stack.restore({name: saved[f"stack.{name}"] for name in state.stack.dump()})
+    state.frozen.flat.copy_(saved["frozen"])
     state.replay = ReplayBuffer(TRANSITION_COLUMNS, state.replay.capacity)
     state.replay.add({name: column.numpy() for name, column in saved["replay"].items()})
-    for name in ("rng", "episode", "gradient_steps", "returns", "losses", "max_gradient_norm"):
+    for name in SCALARS:
         setattr(state, name, saved[name])

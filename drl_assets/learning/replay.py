@@ -54,17 +54,29 @@ class ReplayBuffer:
             self._next = int((self._next + kept) % self.capacity)
             self._size = min(self._size + kept, self.capacity)
 
-    def sample(self, count: int, rng: np.random.Generator) -> Columns:
+    def sample(self, count: int, rng: np.random.Generator, out: Columns | None = None) -> Columns:
         """Rows drawn uniformly with replacement, each column [count, ...].
+
+        Args:
+            count: how many.
+            rng: draws them.
+            out: columns to write into, such as those of an earlier call.
 
         Raises:
             ValueError: the buffer is empty.
         """
+        if out is None:
+            out = {
+                name: np.empty((count, *column.shape[1:]), column.dtype)
+                for name, column in self._data.items()
+            }
         with self._lock:
             if not self._size:
                 raise ValueError("the replay buffer is empty")
             chosen = rng.integers(self._size, size=count)
-            return {name: column[chosen] for name, column in self._data.items()}
+            for name, column in self._data.items():
+                column.take(chosen, axis=0, out=out[name], mode="clip")  # "raise" would buffer
+        return out
 
     def snapshot(self) -> Columns:
         """All rows, oldest first, as copies."""

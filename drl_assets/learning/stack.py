@@ -24,9 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drl_assets.learning.network import seeded_network
-from drl_core.actions import ACTION_COUNT
-from drl_core.features import FEATURE_COUNT
+from drl_assets.learning.network import QNetwork, seeded_network
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -110,14 +108,27 @@ class Stack:
         self._trained = self._graphed() if self.device.type == "cuda" else self.reference
 
     @classmethod
+    def of(cls, networks: Sequence[QNetwork], batch: int = 64, **rest: Any) -> "Stack":
+        """A stack that begins with the parameters of K networks of equal widths.
+
+        Raises:
+            ValueError: their widths differ.
+        """
+        shapes = [p.shape for p in networks[0].parameters() if p.dim() == 2]
+        widths = [shapes[0][1], *(shape[0] for shape in shapes)]
+        stack = cls(widths, len(networks), batch, **rest)
+        for k, network in enumerate(networks):
+            stack.load_state_dict(network.state_dict(), k)
+        return stack
+
+    @classmethod
     def seeded(
         cls, hidden_layers: Sequence[int], seed: int, members: int = 1, batch: int = 64, **rest: Any
     ) -> "Stack":
-        """Q-networks; member k begins as `network.seeded_network(hidden_layers, seed + k)`."""
-        stack = cls([FEATURE_COUNT, *hidden_layers, ACTION_COUNT], members, batch, **rest)
-        for k in range(members):
-            stack.load_state_dict(seeded_network(hidden_layers, seed + k).state_dict(), k)
-        return stack
+        """A stack whose member k begins as `network.seeded_network(hidden_layers, seed + k)`."""
+        return cls.of(
+            [seeded_network(hidden_layers, seed + k) for k in range(members)], batch, **rest
+        )
 
     def __len__(self) -> int:
         return len(self.parameters.flat)
@@ -233,6 +244,12 @@ class Stack:
                 return self.reference(flat, x).to(flat.dtype)
 
         return torch.cuda.make_graphed_callables(trained, (self._leaf, self._input))
+
+    def network(self, member: int = 0, layers: Layers | None = None) -> QNetwork:
+        """A member as a network of its own, on the CPU; `layers` as in `predict`."""
+        network = QNetwork(self.widths[1:-1])
+        network.load_state_dict(self.state_dict(member, layers))
+        return network
 
     def state_dict(self, member: int = 0, layers: Layers | None = None) -> dict[str, Tensor]:
         """A member's copy as `network.QNetwork.state_dict()` has it."""

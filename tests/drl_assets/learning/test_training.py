@@ -103,7 +103,8 @@ def test_a_killed_report_training_goes_on_bit_for_bit(episodes: Episodes, tmp_pa
     assert torch.equal(flat(whole.target), flat(resumed.target))
     assert (whole.returns, whole.losses) == (resumed.returns, resumed.losses)
     assert whole.rng.bit_generator.state == resumed.rng.bit_generator.state
-    assert repr(whole.optimizer.state_dict()) == repr(resumed.optimizer.state_dict())
+    for name, tensor in whole.stack.dump().items():
+        assert torch.equal(tensor, resumed.stack.dump()[name]), name
     before, after = whole.replay.snapshot(), resumed.replay.snapshot()
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
