@@ -53,7 +53,7 @@ class Checkpoint:
     """Every batch that has been learned from, those of all ancestors included."""
     parent_version: str | None = None
     baselines: dict[str, Any] = field(default_factory=dict)
-    """Baselines tuned on the same episodes: see `evaluation.tune_baselines`."""
+    """Baselines tuned on the same episodes: see `baselines.tune`."""
 
     @property
     def version(self) -> str:

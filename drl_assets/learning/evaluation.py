@@ -1,106 +1,60 @@
 """Evaluation on recorded episodes: policies side by side, in the terms of the people who run them.
 
-A policy is a function of what a `LockstepReplay` observes. `simulate` plays it over every episode,
-`metrics` sums up, `table` puts the served policy beside its baselines, with intervals. Evaluation
-never trains: `tune_baselines` tunes baselines on the training episodes, and numbers come in here.
+`simulate` plays a policy over every episode, `metrics` sums up, `intervals` says how sure that is,
+and `table` puts the served policy beside its baselines. Evaluation never trains: baselines come in
+tuned (`baselines.tune`).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime
-import torch
 
+from drl_assets.learning import curves, resampling
 from drl_assets.learning.environment import LockstepReplay
 from drl_assets.learning.episodes import Bools, Episodes, Floats, Ints
-from drl_assets.learning.network import QNetwork
+from drl_assets.learning.policies import (
+    Policy,
+    always_terminate,
+    clairvoyant,
+    network_policy,
+    never_act,
+    onnx_policy,
+    random_policy,
+    standing_policies,
+)
+from drl_assets.learning.resampling import Interval, Sessions, session_bootstrap
 from drl_core import reward
-from drl_core.actions import CONTAINING, Action, allowed
-from drl_core.features import FEATURES
+from drl_core.actions import CONTAINING, Action
+from drl_core.features import SIGNAL_COUNT
 from drl_core.reward import CostTable
+from drl_core.telemetry import SIGNALS
+
+__all__ = [
+    "Played",
+    "Policy",
+    "always_terminate",
+    "clairvoyant",
+    "containment_at",
+    "intervals",
+    "metrics",
+    "network_policy",
+    "never_act",
+    "onnx_policy",
+    "random_policy",
+    "session_bootstrap",
+    "simulate",
+    "table",
+]
 
 GAMMA = 0.99
-BOOTSTRAP = 1000
-
-Policy = Callable[[LockstepReplay], tuple[Ints, Floats]]
-"""What is observed -> (actions [A], scores [A]: how much the policy wants to contain now)."""
-
-
-def _constant(action: Action) -> Policy:
-    def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
-        count = len(replay.active)
-        return np.full(count, action, dtype=np.int64), np.zeros(count)
-
-    return policy
-
-
-never_act = _constant(Action.CONTINUE_MONITORING)
-always_terminate = _constant(Action.TERMINATE_PROCESS)
-
-
-def random_policy(seed: int) -> Policy:
-    """Uniform over the allowed actions."""
-    rng = np.random.default_rng(seed)
-
-    def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
-        draw = rng.random((len(replay.active), len(Action)))
-        draw[~allowed(replay.level)] = -1.0
-        return draw.argmax(axis=1), rng.random(len(replay.active))
-
-    return policy
-
-
-def clairvoyant(replay: LockstepReplay) -> tuple[Ints, Floats]:
-    """Knows the label: the bound that nobody reaches."""
-    malicious = replay.episodes.malicious[replay.active]
-    actions = np.where(malicious, Action.QUARANTINE_FILE, Action.CONTINUE_MONITORING)
-    return actions.astype(np.int64), malicious.astype(np.float64)
-
-
-def network_policy(network: QNetwork) -> Policy:
-    """Greedy on a torch network."""
-
-    def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
-        with torch.no_grad():
-            q = network(torch.from_numpy(replay.features.astype(np.float32))).numpy()
-        return _greedy(q, replay.level)
-
-    return policy
-
-
-def onnx_policy(session: onnxruntime.InferenceSession) -> Policy:
-    """Greedy on a served graph: raw windows and carry go in, as in the service."""
-
-    def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
-        (q,) = session.run(["q_values"], {"windows": replay.windows, "carry": replay.carry})
-        return _greedy(q, replay.level)
-
-    return policy
-
-
-def _greedy(q: npt.NDArray[np.float32], level: Ints) -> tuple[Ints, Floats]:
-    masked = np.where(allowed(level), q.astype(np.float64), -np.inf)
-    contain = masked[:, list(CONTAINING)].max(axis=1)
-    return masked.argmax(axis=1), contain - masked[:, Action.CONTINUE_MONITORING]
-
-
-def scorer_policy(weights: Floats, bias: float, threshold: float) -> Policy:
-    """Quarantine where a linear score of the features exceeds a threshold."""
-
-    def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
-        score = replay.features @ weights + bias
-        actions = np.where(score > threshold, Action.QUARANTINE_FILE, Action.CONTINUE_MONITORING)
-        return actions.astype(np.int64), score
-
-    return policy
+BUDGET = 0.01
+"""Share of benign episodes that may be interrupted in `containment_at_1pct`."""
 
 
 @dataclass(frozen=True)
 class Played:
-    """What became of each episode under a policy; every array is [E]."""
+    """What became of each episode under a policy; every array but the last is [E]."""
 
     returns: Floats
     """Discounted."""
@@ -113,6 +67,8 @@ class Played:
     damage_unattended: Floats
     score: Floats
     """The highest score while only watching."""
+    row_score: Floats = field(default_factory=lambda: np.empty(0))
+    """[N], the score at every window while only watching."""
 
 
 def simulate(policy: Policy, episodes: Episodes, costs: CostTable = reward.DEFAULT_COSTS) -> Played:
@@ -136,25 +92,25 @@ def simulate(policy: Policy, episodes: Episodes, costs: CostTable = reward.DEFAU
         final[active[stops & terminated]] = actions[stops & terminated]
         in_force = np.minimum(level + (actions == Action.INCREASE_ISOLATION), 3)
         damage[active] += np.where(stops, 0.0, following[rows] * (1 - effectiveness[in_force]))
+    watched = _watched_scores(policy, episodes, costs)
     return Played(
         returns=returns,
         final_action=final,
         seconds=seconds,
         damage=damage,
         damage_unattended=np.add.reduceat(episodes.damage, starts) if count else np.empty(0),
-        score=_watched_score(policy, episodes, costs),
+        score=np.maximum.reduceat(watched, starts) if count else np.empty(0),
+        row_score=watched,
     )
 
 
-def _watched_score(policy: Policy, episodes: Episodes, costs: CostTable) -> Floats:
-    best = np.full(len(episodes), -np.inf)
+def _watched_scores(policy: Policy, episodes: Episodes, costs: CostTable) -> Floats:
+    scores = np.empty(len(episodes.windows))
     replay = LockstepReplay(episodes, costs)
     while len(replay.active):
-        active = replay.active
-        _, score = policy(replay)
-        best[active] = np.maximum(best[active], score)
-        replay.step(np.full(len(active), Action.CONTINUE_MONITORING, dtype=np.int64))
-    return best
+        _, scores[replay.rows] = policy(replay)
+        replay.step(np.full(len(replay.active), Action.CONTINUE_MONITORING, dtype=np.int64))
+    return scores
 
 
 Metrics = dict[str, float | None]
@@ -170,25 +126,29 @@ def metrics(played: Played, malicious: Bools) -> Metrics:
     review. `containment_at_1pct`: containment by terminate or quarantine alone at the margin where
     at most 1 % of the benign episodes are interrupted.
     """
+    ratios = {
+        name: float(above.sum() / below.sum()) if below.sum() > 0 else None
+        for name, (above, below) in _ratios(played, malicious).items()
+    }
+    return {**ratios, "containment_at_1pct": containment_at(played.score, malicious, BUDGET)}
+
+
+def _ratios(played: Played, malicious: Bools) -> dict[str, tuple[Floats, Floats]]:
+    """Six of the figures as numerators and denominators of each episode, [E] each."""
     stopped = np.isin(played.final_action, CONTAINING)
     reviewed = played.final_action == Action.REQUEST_HUMAN_REVIEW
-    contained = (stopped | reviewed) & malicious
-    unattended = played.damage_unattended[malicious].sum()
+    bad = malicious.astype(np.float64)
+    contained = (stopped | reviewed) * bad
+    every = np.ones(len(bad))
+    prevented = played.damage_unattended - played.damage
     return {
-        "utility": _mean(played.returns),
-        "containment": _mean((stopped | reviewed)[malicious]),
-        "benign_interruption": _mean(stopped[~malicious]),
-        "time_to_containment_s": _mean(played.seconds[contained]),
-        "damage_prevented": (
-            float(1 - played.damage[malicious].sum() / unattended) if unattended > 0 else None
-        ),
-        "review_load": _mean(reviewed),
-        "containment_at_1pct": containment_at(played.score, malicious, 0.01),
+        "utility": (played.returns, every),
+        "containment": (contained, bad),
+        "benign_interruption": (stopped * (1 - bad), 1 - bad),
+        "time_to_containment_s": (played.seconds * contained, contained),
+        "damage_prevented": (prevented * bad, played.damage_unattended * bad),
+        "review_load": (reviewed.astype(np.float64), every),
     }
-
-
-def _mean(values: npt.NDArray[Any]) -> float | None:
-    return float(values.mean()) if len(values) else None
 
 
 def containment_at(score: Floats, malicious: Bools, budget: float) -> float | None:
@@ -204,128 +164,25 @@ def containment_at(score: Floats, malicious: Bools, budget: float) -> float | No
     return float((score[malicious] > margin).mean())
 
 
-def intervals(played: Played, episodes: Episodes, seed: int = 0) -> dict[str, list[float] | None]:
-    """95 % intervals: bootstrap over sessions for utility, Clopper-Pearson for interruption."""
-    from scipy.stats import beta
+def intervals(
+    played: Played, episodes: Episodes, seed: int = 0, sessions: Sessions | None = None
+) -> dict[str, Interval]:
+    """95 % intervals of the figures of `metrics`: whole sessions resampled.
 
-    stopped = np.isin(played.final_action, CONTAINING)[~episodes.malicious]
-    hits, n = int(stopped.sum()), len(stopped)
-    exact = [
-        float(beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0,
-        float(beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0,
-    ]
-    return {
-        "utility": session_bootstrap(played.returns, episodes.session, seed),
-        "benign_interruption": exact if n else None,
-    }
-
-
-def session_bootstrap(values: Floats, session: list[str], seed: int = 0) -> list[float] | None:
-    """95 % interval of a mean over episodes, whole sessions resampled; None with fewer than two."""
-    names, member = np.unique(np.asarray(session), return_inverse=True)
-    if len(names) < 2:
-        return None
-    sums = np.bincount(member, weights=values)
-    sizes = np.bincount(member)
-    draw = np.random.default_rng(seed).integers(len(names), size=(BOOTSTRAP, len(names)))
-    means = sums[draw].sum(axis=1) / sizes[draw].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return [float(low), float(high)]
-
-
-def tune_baselines(
-    episodes: Episodes, costs: CostTable = reward.DEFAULT_COSTS, seed: int = 0
-) -> dict[str, Any]:
-    """Baselines fitted on training episodes, their thresholds chosen by the same utility.
-
-    Returns:
-        name -> {"weights" [30], "bias", "threshold", "about"}; empty unless both classes are there.
+    That of `benign_interruption` is Clopper and Pearson's, which is exact but takes episodes as
+    independent; `benign_interruption_by_session` resamples sessions. None where fewer than two
+    sessions have such episodes.
     """
-    if episodes.malicious.all() or not episodes.malicious.any():
-        return {}
-    from sklearn.linear_model import LogisticRegression
-
-    states, labels = _watched_features(episodes, costs)
-    tuned = {}
-    best_rule: tuple[float, dict[str, Any]] | None = None
-    for column, name in enumerate(FEATURES):
-        for sign in (1.0, -1.0):
-            weights = np.zeros(len(FEATURES))
-            weights[column] = sign
-            rule, utility = _tune_threshold(weights, 0.0, episodes, states, costs)
-            if best_rule is None or utility > best_rule[0]:
-                best_rule = utility, {**rule, "about": f"{'' if sign > 0 else '-'}{name}"}
-    if best_rule:
-        tuned["threshold_rule"] = best_rule[1]
-    model = LogisticRegression(max_iter=1000, class_weight="balanced", random_state=seed)
-    model.fit(states, labels)
-    weights, bias = model.coef_[0].astype(np.float64), float(model.intercept_[0])
-    rule, _ = _tune_threshold(weights, bias, episodes, states, costs)
-    tuned["logistic_regression"] = {**rule, "about": "all 30 features"}
-    return tuned
-
-
-def _watched_features(episodes: Episodes, costs: CostTable) -> tuple[Floats, Bools]:
-    from drl_core import features
-
-    states, _ = features.fold(episodes.windows, episodes.first, episodes.carry)
-    return states.astype(np.float64), episodes.per_row(episodes.malicious).astype(np.bool_)
-
-
-def _tune_threshold(
-    weights: Floats, bias: float, episodes: Episodes, states: Floats, costs: CostTable
-) -> tuple[dict[str, Any], float]:
-    """The threshold of highest mean return when everything above it is quarantined."""
-    score = states @ weights + bias
-    # the rule fires at the first window whose score exceeds it, and stays fired: a running maximum
-    # in each episode, for all episodes at once by lifting each above the one before
-    lift = episodes.per_row(np.arange(len(episodes))) * (np.ptp(score) + 1.0)
-    running = np.maximum.accumulate(score + lift) - lift
-    watching = _discounted_damage(episodes)
-    best = (-np.inf, float("inf"))
-    levels = np.unique(np.quantile(score, np.linspace(0, 1, 49)))
-    between = (levels[1:] + levels[:-1]) / 2  # on a score itself, rounding would decide
-    for threshold in (levels[0] - 1.0, *between, np.inf):
-        returns = _stopping_returns(running > threshold, watching, episodes, costs)
-        if returns.mean() > best[0]:
-            best = (float(returns.mean()), float(threshold))
-    return (
-        {"weights": weights.tolist(), "bias": bias, "threshold": min(best[1], 1e30)},
-        best[0],
-    )
-
-
-def _discounted_damage(episodes: Episodes) -> Floats:
-    """-gamma^t * next damage of each row: the rewards of only watching, [N]."""
-    position = np.arange(len(episodes.windows)) - episodes.per_row(episodes.offsets[:-1])
-    result: Floats = -(GAMMA**position) * episodes.next_damage
-    return result
-
-
-def _stopping_returns(
-    fired: Bools, watching: Floats, episodes: Episodes, costs: CostTable
-) -> Floats:
-    starts = episodes.offsets[:-1]
-    kept = np.add.reduceat(np.where(fired, 0.0, watching), starts)
-    ever = np.logical_or.reduceat(fired, starts)
-    when = np.add.reduceat(~fired, starts)
-    stop = np.where(episodes.malicious, 0.0, -costs.interrupt_quarantine)
-    result: Floats = kept + np.where(ever, GAMMA**when * stop, 0.0)
-    return result
-
-
-def baseline_policies(baselines: dict[str, Any], seed: int = 0) -> dict[str, Policy]:
-    """Policies that stand in every table, the tuned ones from their numbers."""
-    policies: dict[str, Policy] = {
-        "never_act": never_act,
-        "always_terminate": always_terminate,
-        "random": random_policy(seed),
+    sessions = sessions or Sessions(episodes.session, seed)
+    ratios = _ratios(played, episodes.malicious)
+    found = {name: sessions.ratio(above, below) for name, (above, below) in ratios.items()}
+    hits, benign = (int(x.sum()) for x in ratios["benign_interruption"])
+    return {
+        **found,
+        "benign_interruption": resampling.clopper_pearson(hits, benign),
+        "benign_interruption_by_session": found["benign_interruption"],
+        "containment_at_1pct": sessions.containment_at(played.score, episodes.malicious, BUDGET),
     }
-    for name, numbers in baselines.items():
-        policies[name] = scorer_policy(
-            np.asarray(numbers["weights"]), numbers["bias"], numbers["threshold"]
-        )
-    return policies
 
 
 def table(
@@ -338,23 +195,130 @@ def table(
     """The table of policies, as `drl evaluate --json` prints it.
 
     Returns:
-        episodes, malicious, sessions, unlabelled; policies (name -> metrics, the served one as
-        `drl`); intervals (name -> 95 %); advantage (baseline -> 95 % interval of the paired mean
-        difference in return, drl minus baseline, sessions resampled; None with one session).
+        episodes, malicious, sessions, sessions_malicious, sessions_benign, unlabelled; policies
+        (name -> metrics, the served one as `drl`); intervals (name -> 95 %); advantage (baseline ->
+        95 % interval of the paired mean difference in return, drl minus baseline, sessions
+        resampled; None with one session) and advantage_mean; per_attack_type, per_source and
+        held_out_sessions, see `_groups`; cost_curve and calibration, see `curves`; notes, see
+        `notes`.
     """
-    policies = {**baseline_policies(baselines, seed), "drl": served, "clairvoyant": clairvoyant}
+    policies = {**standing_policies(baselines, seed), "drl": served, "clairvoyant": clairvoyant}
     played = {name: simulate(policy, episodes, costs) for name, policy in policies.items()}
-    ours = played["drl"].returns
+    sessions, malicious = Sessions(episodes.session, seed), episodes.malicious
+    ours, every = played["drl"].returns, np.ones(len(episodes))
+    others = {name: ours - one.returns for name, one in played.items() if name != "drl"}
+    scoring = {name: played[name] for name in ("drl", *baselines)}
+    types = np.asarray(episodes.attack_type, dtype=np.str_)
+    sources = np.asarray([sandbox for sandbox, _ in episodes.names], dtype=np.str_)
     return {
         "episodes": len(episodes),
-        "malicious": int(episodes.malicious.sum()),
-        "sessions": len(set(episodes.session)),
+        "malicious": int(malicious.sum()),
+        "sessions": len(sessions.names),
+        "sessions_malicious": sessions.having(malicious),
+        "sessions_benign": sessions.having(~malicious),
         "unlabelled": episodes.unlabelled,
-        "policies": {name: metrics(one, episodes.malicious) for name, one in played.items()},
-        "intervals": {name: intervals(one, episodes, seed) for name, one in played.items()},
-        "advantage": {
-            name: session_bootstrap(ours - one.returns, episodes.session, seed)
-            for name, one in played.items()
-            if name != "drl"
+        "policies": {name: metrics(one, malicious) for name, one in played.items()},
+        "intervals": {
+            name: intervals(one, episodes, seed, sessions) for name, one in played.items()
         },
+        "advantage": {name: sessions.ratio(gain, every) for name, gain in others.items()},
+        "advantage_mean": {
+            name: float(gain.mean()) if len(gain) else None for name, gain in others.items()
+        },
+        "per_attack_type": _groups(types, played, episodes, seed),
+        "per_source": _groups(sources, played, episodes, seed),
+        "held_out_sessions": _sessions(sessions, episodes, played["drl"]),
+        "cost_curve": {
+            name: curves.cost_curve(one.row_score, episodes, costs, GAMMA)
+            for name, one in scoring.items()
+        },
+        "calibration": {
+            name: curves.calibration(one.score, malicious)
+            for name, one in scoring.items()
+            if name != "threshold_rule"  # its score is a feature, not a log-odds
+        },
+        "notes": notes(episodes),
     }
+
+
+def _groups(
+    group: Any, played: dict[str, Played], episodes: Episodes, seed: int
+) -> dict[str, dict[str, Any]]:
+    """The table within each group of episodes: how many, every policy's figures, our intervals."""
+    found = {}
+    for name in np.unique(group):
+        of = np.flatnonzero(group == name)
+        part = episodes.select(of)
+        within = {policy: _only(one, of) for policy, one in played.items()}
+        found[str(name)] = {
+            "episodes": len(part),
+            "malicious": int(part.malicious.sum()),
+            "sessions": len(set(part.session)),
+            "policies": {policy: metrics(one, part.malicious) for policy, one in within.items()},
+            "intervals": intervals(within["drl"], part, seed),
+        }
+    return found
+
+
+def _only(played: Played, of: Ints) -> Played:
+    return Played(
+        returns=played.returns[of],
+        final_action=played.final_action[of],
+        seconds=played.seconds[of],
+        damage=played.damage[of],
+        damage_unattended=played.damage_unattended[of],
+        score=played.score[of],
+    )
+
+
+def _sessions(sessions: Sessions, episodes: Episodes, ours: Played) -> list[dict[str, Any]]:
+    """Every session with its source, its episodes and our mean return."""
+    found = []
+    for at, name in enumerate(sessions.names):
+        of = np.flatnonzero(sessions.member == at)
+        found.append(
+            {
+                "session": name,
+                "source": episodes.names[of[0]][0],
+                "episodes": len(of),
+                "malicious": int(episodes.malicious[of].sum()),
+                "utility": float(ours.returns[of].mean()),
+            }
+        )
+    return found
+
+
+def notes(episodes: Episodes) -> list[str]:
+    """What these episodes cannot tell, as sentences for the person who reads the table."""
+    found = []
+    malicious, sessions = episodes.malicious, np.asarray(episodes.session, dtype=np.str_)
+    if episodes.unlabelled:
+        found.append(
+            f"{episodes.unlabelled} episodes carry no is_malicious and are left out: label them "
+            "(is_malicious in the telemetry, or import with --label)"
+        )
+    for name, of, lost in (
+        ("malicious", malicious, "containment, damage and time to containment"),
+        ("benign", ~malicious, "interruption and containment at 1 %"),
+    ):
+        count = len(np.unique(sessions[of]))
+        if not count:
+            found.append(f"no {name} episode: {lost} cannot be told")
+        elif count == 1:
+            found.append(
+                f"one {name} session only ({sessions[of][0]}): nothing can be said of other "
+                f"{name} sessions, and no interval given"
+            )
+    if 0 < (~malicious).sum() < 1 / BUDGET:
+        found.append(
+            f"{(~malicious).sum()} benign episodes: at 1 % none of them may be interrupted, so "
+            "containment_at_1pct is that of the highest benign score"
+        )
+    signals = episodes.windows[:, :SIGNAL_COUNT]
+    never = np.flatnonzero(np.isnan(signals).all(axis=0))
+    if len(signals) and len(never):
+        found.append(
+            f"never measured: {', '.join(SIGNALS[i] for i in never)}; the policy sees 0 there and "
+            "the share of measured signals as a feature"
+        )
+    return found

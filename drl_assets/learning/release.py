@@ -50,7 +50,7 @@ def manifest(
         preset=checkpoint.preset,
         seed=checkpoint.seed,
         gradient_steps=checkpoint.gradient_steps,
-        hyperparameters={**checkpoint.hyperparameters, "baselines": checkpoint.baselines},
+        hyperparameters=checkpoint.hyperparameters,
         costs_version=checkpoint.costs_version,
         checkpoint_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         parent_version=checkpoint.parent_version,

@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 import torch
 
+from drl_assets.learning import baselines, dqn, evaluation, fitted, trajectories
 from drl_assets.learning import checkpoint as checkpoints
-from drl_assets.learning import dqn, evaluation, fitted, trajectories
 from drl_assets.learning.checkpoint import Checkpoint
 from drl_assets.learning.environment import ContainmentEnv
 from drl_assets.learning.episodes import Episodes, from_experiences
@@ -91,7 +91,9 @@ def train(
         final_average_reward=float(evaluation.simulate(policy, episodes, costs).returns.mean()),
         batches=[*(parent.batches if parent else []), *(batches or [])],
         parent_version=parent.version if parent else None,
-        baselines=evaluation.tune_baselines(episodes, costs),
+        baselines=baselines.tune(
+            trajectories.rows_of(episodes, np.random.default_rng(0), costs, 0), learning.seed
+        ),
         **learned,
     )
 

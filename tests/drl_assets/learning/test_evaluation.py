@@ -6,12 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drl_assets.learning import containments, evaluation, export
+from drl_assets.learning import containments, evaluation, export, trajectories
+from drl_assets.learning.baselines import tune
 from drl_assets.learning.environment import LockstepReplay
 from drl_assets.learning.episodes import Episodes
 from drl_assets.learning.evaluation import Played, containment_at, metrics, simulate
 from drl_assets.learning.network import QNetwork, seeded_network
 from drl_core.actions import Action
+from drl_core.reward import DEFAULT_COSTS
 from drl_core.telemetry import Event
 from tests.drl_assets.learning.small import episodes_of
 
@@ -165,34 +167,8 @@ def test_the_bootstrap_is_over_sessions_and_silent_with_one() -> None:
     )
 
 
-def test_tuned_baselines_separate_what_can_be_separated() -> None:
-    episodes = make("mb" * 20, sessions=8)
-    tuned = evaluation.tune_baselines(episodes)
-    assert set(tuned) == {"threshold_rule", "logistic_regression"}
-    for policy in (evaluation.baseline_policies(tuned)[name] for name in tuned):
-        got = metrics(simulate(policy, episodes), episodes.malicious)
-        assert (got["containment"], got["benign_interruption"]) == (1.0, 0.0)
-        assert got["utility"] == pytest.approx(0.0)
-        assert got["containment_at_1pct"] == 1.0
-    assert evaluation.tune_baselines(make("mm")) == {}
-
-
-def test_the_utility_that_thresholds_are_tuned_by_is_that_of_simulation(
-    episodes: Episodes,
-) -> None:
-    states, _ = evaluation._watched_features(episodes, evaluation.reward.DEFAULT_COSTS)
-    for column in (0, 12, 17):
-        weights = np.zeros(30)
-        weights[column] = 1.0
-        rule, utility = evaluation._tune_threshold(
-            weights, 0.0, episodes, states, evaluation.reward.DEFAULT_COSTS
-        )
-        policy = evaluation.scorer_policy(weights, 0.0, rule["threshold"])
-        assert simulate(policy, episodes).returns.mean() == pytest.approx(utility, abs=0.02)
-
-
 def test_the_table_holds_every_policy_with_intervals(episodes: Episodes) -> None:
-    baselines = evaluation.tune_baselines(episodes)
+    baselines = tune(trajectories.rows_of(episodes, np.random.default_rng(0), DEFAULT_COSTS, 0))
     network = seeded_network([16], 0)
     table = evaluation.table(evaluation.network_policy(network), episodes, baselines)
     names = {"never_act", "always_terminate", "random", "drl", "clairvoyant", *baselines}

@@ -1,0 +1,87 @@
+"""Two curves of a policy's score: what each decision margin costs, and how far it can be believed.
+
+Scores of watched episodes come in, plain lists come out, for `drl evaluate --json` and the
+pictures.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from drl_assets.learning import trajectories
+from drl_assets.learning.episodes import Bools, Episodes, Floats
+from drl_assets.learning.stopping import Stopping
+from drl_core.actions import Action
+from drl_core.reward import CostTable
+
+POINTS = 60
+BINS = 10
+
+
+def cost_curve(
+    score: Floats, episodes: Episodes, costs: CostTable, gamma: float
+) -> dict[str, list[float | None]]:
+    """Quarantine at the first window whose score exceeds a margin, for up to POINTS margins.
+
+    The same sweep for every policy, whatever it does by itself: it compares scores, and leaves out
+    isolation and review.
+
+    Args:
+        score: [N], while only watching.
+        episodes: the same windows.
+        costs: the cost table.
+        gamma: discount per window.
+
+    Returns:
+        margin (None: never), utility, containment and benign_interruption, each [K].
+    """
+    if not len(episodes):
+        return {name: [] for name in ("margin", "utility", "containment", "benign_interruption")}
+    rows = trajectories.rows_of(episodes, np.random.default_rng(0), costs, 0)
+    act = np.full(len(score), int(Action.QUARANTINE_FILE))
+    sweep = Stopping(rows, gamma).sweep(score, act)
+    chosen = np.unique(np.linspace(0, len(sweep.margin) - 1, POINTS).astype(np.int64))
+    return {
+        name: [float(x) if np.isfinite(x) else None for x in column[chosen]]
+        for name, column in zip(
+            ("margin", "utility", "containment", "benign_interruption"), sweep, strict=True
+        )
+    }
+
+
+def calibration(score: Floats, malicious: Bools) -> dict[str, Any]:
+    """How often containing would be right, beside how confident the policy is.
+
+    The confidence of an episode is the logistic function of the highest score while only watching:
+    that of the decision to contain it where the policy wants to most, as attack patterns store it.
+    Containing is right where the episode is malicious.
+
+    Args:
+        score: [E].
+        malicious: [E].
+
+    Returns:
+        brier, ece (mean over episodes of |confidence - share| of their bin; None of no episodes)
+        and bins: low, high, episodes, confidence (mean), malicious (share).
+    """
+    confidence = 1 / (1 + np.exp(-np.clip(score, -50, 50)))
+    member = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    bins = []
+    for at in range(BINS):
+        of = member == at
+        if of.any():
+            bins.append(
+                {
+                    "low": at / BINS,
+                    "high": (at + 1) / BINS,
+                    "episodes": int(of.sum()),
+                    "confidence": float(confidence[of].mean()),
+                    "malicious": float(malicious[of].mean()),
+                }
+            )
+    gaps = [b["episodes"] * abs(b["confidence"] - b["malicious"]) for b in bins]
+    return {
+        "brier": float(((confidence - malicious) ** 2).mean()) if len(score) else None,
+        "ece": float(sum(gaps) / len(score)) if len(score) else None,
+        "bins": bins,
+    }

@@ -1,0 +1,104 @@
+"""Policies that can be played on recorded episodes: ours, the tuned baselines, and the bounds.
+
+A policy is a function of what a `LockstepReplay` observes. Networks and tuned baselines come in,
+policies come out; `evaluation` plays them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+
+from drl_assets.learning import baselines
+from drl_assets.learning.environment import LockstepReplay
+from drl_assets.learning.episodes import Floats, Ints
+from drl_assets.learning.network import QNetwork
+from drl_core.actions import CONTAINING, Action, allowed
+
+Policy = Callable[[LockstepReplay], tuple[Ints, Floats]]
+"""What is observed -> (actions [A], scores [A]: how much the policy wants to contain now)."""
+
+
+def _constant(action: Action) -> Policy:
+    def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
+        count = len(replay.active)
+        return np.full(count, action, dtype=np.int64), np.zeros(count)
+
+    return policy
+
+
+never_act = _constant(Action.CONTINUE_MONITORING)
+always_terminate = _constant(Action.TERMINATE_PROCESS)
+
+
+def random_policy(seed: int) -> Policy:
+    """Uniform over the allowed actions."""
+    rng = np.random.default_rng(seed)
+
+    def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
+        draw = rng.random((len(replay.active), len(Action)))
+        draw[~allowed(replay.level)] = -1.0
+        return draw.argmax(axis=1), rng.random(len(replay.active))
+
+    return policy
+
+
+def clairvoyant(replay: LockstepReplay) -> tuple[Ints, Floats]:
+    """Knows the label: the bound that nobody reaches."""
+    malicious = replay.episodes.malicious[replay.active]
+    actions = np.where(malicious, Action.QUARANTINE_FILE, Action.CONTINUE_MONITORING)
+    return actions.astype(np.int64), malicious.astype(np.float64)
+
+
+def network_policy(network: QNetwork) -> Policy:
+    """Greedy on a torch network."""
+
+    def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
+        with torch.no_grad():
+            q = network(torch.from_numpy(replay.features.astype(np.float32))).numpy()
+        return _greedy(q, replay.level)
+
+    return policy
+
+
+def onnx_policy(session: onnxruntime.InferenceSession) -> Policy:
+    """Greedy on a served graph: raw windows and carry go in, as in the service."""
+
+    def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
+        (q,) = session.run(["q_values"], {"windows": replay.windows, "carry": replay.carry})
+        return _greedy(q, replay.level)
+
+    return policy
+
+
+def _greedy(q: npt.NDArray[np.float32], level: Ints) -> tuple[Ints, Floats]:
+    masked = np.where(allowed(level), q.astype(np.float64), -np.inf)
+    contain = masked[:, list(CONTAINING)].max(axis=1)
+    return masked.argmax(axis=1), contain - masked[:, Action.CONTINUE_MONITORING]
+
+
+def baseline_policy(baseline: dict[str, Any]) -> Policy:
+    """A tuned baseline, see `baselines.tune` and `baselines.report_dqn`."""
+    if baseline["kind"] == "network":
+        network = QNetwork(baseline["hidden_layers"])
+        network.load_state_dict(baseline["weights"])
+        return network_policy(network)
+
+    def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
+        # as in training: a split between two float32 values must not be decided by their rounding
+        return baselines.decide(baseline, replay.features.astype(np.float32).astype(np.float64))
+
+    return policy
+
+
+def standing_policies(tuned: dict[str, Any], seed: int = 0) -> dict[str, Policy]:
+    """The policies of every table but ours and the bound: the simple ones and the tuned ones."""
+    simple: dict[str, Policy] = {
+        "never_act": never_act,
+        "always_terminate": always_terminate,
+        "random": random_policy(seed),
+    }
+    return simple | {name: baseline_policy(one) for name, one in tuned.items()}

@@ -1,0 +1,71 @@
+"""Stopping rules found by one sort are those that trying every threshold finds."""
+
+from itertools import product
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drl_assets.learning.replay import Columns
+from drl_assets.learning.stopping import Stopping
+
+GAMMA = 0.9
+LEVELS = (-1.0, 0.5, 1.5, 2.5, 9.0)
+
+
+def rows_of(lengths: list[int], seed: int) -> tuple[Columns, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    last = np.zeros(sum(lengths), dtype=np.bool_)
+    last[np.cumsum(lengths) - 1] = True
+    malicious = np.repeat(rng.random(len(lengths)) < 0.5, lengths)
+    rewards = rng.normal(size=(len(last), 5)).astype(np.float32)
+    score = rng.integers(0, 4, len(last)).astype(np.float64)
+    return {"last": last, "malicious": malicious, "rewards": rewards}, score
+
+
+def value(rows: Columns, score: np.ndarray, rule: tuple[int, float, float]) -> float:
+    """Mean return of a rule, window after window."""
+    act, threshold, act_threshold = rule
+    total, discount, running = 0.0, 1.0, True
+    for reward, now, last in zip(rows["rewards"], score, rows["last"], strict=True):
+        if running:
+            stop = now > threshold
+            action = 0 if not stop else act if now > act_threshold else 4
+            total += discount * float(reward[action])
+            running = not stop
+        discount *= GAMMA
+        if last:
+            discount, running = 1.0, True
+    return total / int(rows["last"].sum())
+
+
+@settings(max_examples=150, deadline=None)
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=6), seed=st.integers(0, 10**6))
+def test_the_best_thresholds_are_the_best_of_all(lengths: list[int], seed: int) -> None:
+    rows, score = rows_of(lengths, seed)
+    stopping = Stopping(rows, GAMMA)
+    for review in (False, True):
+        tried = [
+            (act, low, high if review else low)
+            for act, low, high in product((2, 3), LEVELS, LEVELS)
+        ]
+        best = stopping.best(score, review=review)
+        assert np.isclose(best.utility, max(value(rows, score, rule) for rule in tried))
+        rule = (best.act, best.threshold, best.act_threshold)
+        assert np.isclose(best.utility, value(rows, score, rule))
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=6), seed=st.integers(0, 10**6))
+def test_a_sweep_gives_every_margin_its_return_and_shares(lengths: list[int], seed: int) -> None:
+    rows, score = rows_of(lengths, seed)
+    stopping = Stopping(rows, GAMMA)
+    sweep = stopping.sweep(score, np.full(len(score), 3))
+    highest = np.maximum.reduceat(score, stopping.starts)
+    for margin, utility, contained, interrupted in zip(*sweep, strict=True):
+        assert np.isclose(utility, value(rows, score, (3, margin, margin)))
+        for share, of in ((contained, stopping.malicious), (interrupted, ~stopping.malicious)):
+            if of.any():
+                assert np.isclose(share, (highest[of] > margin).mean())
+            else:
+                assert np.isnan(share)
