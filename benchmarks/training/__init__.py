@@ -1,0 +1,1 @@
+"""Training against named peers, the floor of the matrix products, and an optimum."""
