@@ -74,7 +74,7 @@ def ours(data: Columns) -> Jobs:
     state.replay.add(data)
     return (
         repeated(lambda: dqn.gradient_step(state, config, device)),
-        repeated(lambda: state.replay.sample(BATCH, state.rng, state.batch)),
+        repeated(lambda: state.replay.sample(BATCH, state.rng, state.drawn)),
     )
 
 

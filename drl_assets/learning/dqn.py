@@ -16,7 +16,7 @@ from torch import Tensor
 
 from drl_assets.learning.environment import ContainmentEnv
 from drl_assets.learning.network import QNetwork
-from drl_assets.learning.replay import Columns, ReplayBuffer
+from drl_assets.learning.replay import ReplayBuffer, Rows, view
 from drl_assets.learning.stack import Layers, Stack
 from drl_core.features import FEATURE_COUNT
 
@@ -62,8 +62,10 @@ class DQNState:
     frozen: Layers
     """The target network's parameters."""
     replay: ReplayBuffer
-    batch: Columns
+    drawn: Rows
     """Where batches are drawn into."""
+    batch: dict[str, Tensor]
+    """Its columns."""
     rng: np.random.Generator
     episode: int = 0
     gradient_steps: int = 0
@@ -87,12 +89,10 @@ class DQNState:
 def start(config: DQNConfig, network: QNetwork, seed: int, device: torch.device) -> DQNState:
     """State before the first episode."""
     stack = Stack.of([network], config.batch_size, device=device)
-    batch: Columns = {
-        name: np.zeros((config.batch_size, *shape), dtype)
-        for name, (shape, dtype) in TRANSITION_COLUMNS.items()
-    }
     replay = ReplayBuffer(TRANSITION_COLUMNS, config.replay_capacity)
-    return DQNState(stack, stack.copy(), replay, batch, np.random.default_rng(seed))
+    drawn = replay.room(config.batch_size)
+    batch = {name: torch.from_numpy(column) for name, column in view(drawn).items()}
+    return DQNState(stack, stack.copy(), replay, drawn, batch, np.random.default_rng(seed))
 
 
 def fit(
@@ -118,7 +118,7 @@ def fit(
         epsilon = config.epsilon(state.episode)
         observation, info = env.reset(seed=int(state.rng.integers(2**31)))
         total, done = 0.0, False
-        losses: list[Tensor] = []
+        errors: list[Tensor] = []
         norms: list[Tensor] = []
         while not done:
             action = _act(state, observation, info["action_mask"], epsilon, device)
@@ -135,13 +135,13 @@ def fit(
             observation, done = following, terminated or truncated
             total += reward
             if len(state.replay) >= config.batch_size:
-                loss, norm = gradient_step(state, config, device)
-                losses.append(loss)
+                error, norm = gradient_step(state, config, device)
+                errors.append(error)
                 norms.append(norm)
         state.episode += 1
         state.returns.append(total)
-        if losses:
-            state.losses.append(float(torch.stack(losses).mean()))
+        if errors:
+            state.losses.append(float(torch.stack(errors).square().mean()))
             greatest = float(torch.stack(norms).max().clamp(max=config.clip))
             state.max_gradient_norm = max(state.max_gradient_norm, greatest)
             if not np.isfinite(state.losses[-1]):
@@ -168,24 +168,26 @@ def gradient_step(
     """One batch: MSE to r + gamma * max Q_target(s'), clipped; the target follows every 1,000.
 
     Returns:
-        The loss, and the gradient's norm before clipping: tensors, so that a GPU is not waited for.
+        The errors [B, 1], and the gradient's norm [1] before clipping.
     """
     stack = state.stack
-    state.replay.sample(config.batch_size, state.rng, state.batch)
-    batch = {name: torch.from_numpy(column).to(device) for name, column in state.batch.items()}
-    following = stack.predict(batch["next_state"], state.frozen)[0].amax(1)
-    goal = batch["reward"].add(following.masked_fill_(batch["terminated"], 0.0), alpha=config.gamma)
-    q, action = stack.forward(batch["state"])[0], batch["action"][:, None]
-    error = q.gather(1, action) - goal[:, None]
-    # the mean square's derivative, zero for the actions that were not taken
-    d_out = torch.zeros_like(q).scatter_(1, action, error * (2 / config.batch_size))
-    stack.backward(d_out[None])
-    norm = stack.clip(config.clip)
-    stack.step(config.learning_rate)
-    state.gradient_steps += 1
-    if state.gradient_steps % config.target_update_steps == 0:
-        state.frozen.flat.copy_(stack.parameters.flat)
-    return error.square_().mean(), norm
+    state.replay.sample(config.batch_size, state.rng, state.drawn)
+    with torch.inference_mode(not stack.autograd):
+        batch = {name: column.to(device) for name, column in state.batch.items()}
+        following = stack.predict(batch["next_state"], state.frozen)[0].amax(1)
+        following.masked_fill_(batch["terminated"], 0.0)
+        goal = batch["reward"].add(following, alpha=config.gamma)[:, None]
+        q, action = stack.forward(batch["state"])[0], batch["action"][:, None]
+        error = q.gather(1, action).sub_(goal)
+        # the derivative of the mean square: zero for the actions that were not taken
+        d_out = torch.zeros_like(q).scatter_(1, action, error * (2 / config.batch_size))
+        stack.backward(d_out[None])
+        norm = stack.clip(config.clip)
+        stack.step(config.learning_rate)
+        state.gradient_steps += 1
+        if state.gradient_steps % config.target_update_steps == 0:
+            state.frozen.flat.copy_(stack.parameters.flat)
+    return error, norm
 
 
 def dump(state: DQNState) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""The replay buffer: a ring of preallocated columns, first in first out, safe between threads."""
+"""The replay buffer: a preallocated ring of rows, first in first out, safe between threads.
+
+A row's columns lie beside each other in memory, so that drawing a batch of random rows is one
+gather of whole cache lines; columns are views into the rows.
+"""
 
 import threading
 from collections.abc import Mapping
@@ -8,6 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 Columns = dict[str, npt.NDArray[Any]]
+Rows = npt.NDArray[np.void]
+"""A structured array [n], a field for each column."""
+
+
+def view(rows: Rows) -> Columns:
+    """The columns [n, ...] of rows, without copying."""
+    return {name: rows[name] for name in rows.dtype.names or ()}
 
 
 class ReplayBuffer:
@@ -23,10 +34,9 @@ class ReplayBuffer:
         if capacity < 1:
             raise ValueError("capacity must be at least 1")
         self.capacity = capacity
-        self._data: Columns = {
-            name: np.zeros((capacity, *shape), dtype=dtype)
-            for name, (shape, dtype) in columns.items()
-        }
+        fields = [(name, dtype, shape) for name, (shape, dtype) in columns.items()]
+        self._ring: Rows = np.zeros(capacity, np.dtype(fields, align=True))
+        self._columns = view(self._ring)
         self._next = 0
         self._size = 0
         self._lock = threading.Lock()
@@ -41,46 +51,47 @@ class ReplayBuffer:
             ValueError: columns are missing or of different lengths.
         """
         lengths = (
-            {len(rows[name]) for name in self._data} if rows.keys() >= self._data.keys() else {}
+            {len(rows[name]) for name in self._columns}
+            if rows.keys() >= self._columns.keys()
+            else {}
         )
         if len(lengths) != 1:
-            raise ValueError(f"columns {sorted(self._data)} of one length expected")
+            raise ValueError(f"columns {sorted(self._columns)} of one length expected")
         count = next(iter(lengths))
         kept = min(count, self.capacity)
         with self._lock:
             at = (self._next + np.arange(kept)) % self.capacity
-            for name, column in self._data.items():
+            for name, column in self._columns.items():
                 column[at] = rows[name][count - kept :]
             self._next = int((self._next + kept) % self.capacity)
             self._size = min(self._size + kept, self.capacity)
 
-    def sample(self, count: int, rng: np.random.Generator, out: Columns | None = None) -> Columns:
+    def room(self, count: int) -> Rows:
+        """Rows for `sample` to write into, again and again."""
+        return np.zeros(count, self._ring.dtype)
+
+    def sample(self, count: int, rng: np.random.Generator, into: Rows | None = None) -> Columns:
         """Rows drawn uniformly with replacement, each column [count, ...].
 
         Args:
             count: how many.
             rng: draws them.
-            out: columns to write into, such as those of an earlier call.
+            into: from `room`; the columns are views of it.
 
         Raises:
             ValueError: the buffer is empty.
         """
-        if out is None:
-            out = {
-                name: np.empty((count, *column.shape[1:]), column.dtype)
-                for name, column in self._data.items()
-            }
+        into = self.room(count) if into is None else into
         with self._lock:
             if not self._size:
                 raise ValueError("the replay buffer is empty")
             chosen = rng.integers(self._size, size=count)
-            for name, column in self._data.items():
-                column.take(chosen, axis=0, out=out[name], mode="clip")  # "raise" would buffer
-        return out
+            self._ring.take(chosen, axis=0, out=into, mode="clip")  # "raise" would copy once more
+        return view(into)
 
     def snapshot(self) -> Columns:
         """All rows, oldest first, as copies."""
         with self._lock:
             start = self._next if self._size == self.capacity else 0
             order = (start + np.arange(self._size)) % self.capacity
-            return {name: column[order] for name, column in self._data.items()}
+            return {name: column[order] for name, column in self._columns.items()}

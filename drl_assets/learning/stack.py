@@ -101,6 +101,8 @@ class Stack:
         self._steps = torch.zeros((), dtype=torch.float32, device=self.device)
         hidden = [torch.zeros(members, batch, width, **new) for width in widths[1:]]
         self._outputs, self._deltas = hidden, [torch.zeros_like(h) for h in hidden[:-1]]
+        self._scratch = [torch.zeros(batch, width, **new) for width in widths[1:-1]]
+        self._no_scratch = [None] * len(self._scratch)
         self._by_member = [[h[k] for h in self._outputs] for k in range(members)]
         self._deltas_by_member = [[d[k] for d in self._deltas] for k in range(members)]
         self._input = torch.zeros(members, batch, widths[0], **new)
@@ -224,8 +226,9 @@ class Stack:
         for k, member in enumerate((layers or self.parameters).members):
             for low in range(0, x.shape[1], size):
                 h = x[k, low : low + size]
-                for weight, bias in member[:-1]:
-                    h = torch.addmm(bias, h, weight).relu_()
+                kept = self._scratch if len(h) == self.batch else self._no_scratch
+                for (weight, bias), into in zip(member, kept, strict=False):
+                    h = torch.addmm(bias, h, weight, out=into).relu_()
                 torch.addmm(member[-1][1], h, member[-1][0], out=result[k, low : low + size])
         return result
 
