@@ -1,5 +1,7 @@
 """Commands on policies: train, evaluate, bundle. They need neither Dagster nor a database."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +56,7 @@ def train(
 ) -> None:
     """Learn a policy from files; write a signed bundle that `drl evaluate` and a service load."""
     from drl_assets.learning import release, training
+    from drl_assets.provenance import git_commit
     from drl_core import bundle, settings
 
     configured = settings.load()
@@ -70,7 +73,7 @@ def train(
         )
     key = bundle.signing_key(configured.keys_path)
     bundle.trust(out_folder / "keys", key.public_key())
-    manifest = release.publish(checkpoint, out_folder, key, evaluation={})
+    manifest = release.publish(checkpoint, out_folder, key, evaluation={}, commit=git_commit())
     summary = {
         "bundle": str(out_folder),
         "model_version": manifest.model_version,
@@ -99,34 +102,82 @@ def evaluate(
     more: More = None,
     hold_out: HoldOut = 0.0,
     seed: Annotated[int, typer.Option(help="Of the random policy and the bootstrap.")] = 0,
+    report_folder: Annotated[
+        Path | None,
+        typer.Option("--report", help="Folder for a Markdown report with its pictures."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Play the served graph and its baselines over labelled recordings; nothing is trained.
 
     With --hold-out, only the sessions that `drl train --hold-out` kept away are played.
     """
-    from drl_assets.learning import evaluation, export
+    from drl_assets.learning import evaluation, export, off_policy, policies, report
     from drl_assets.learning.episodes import from_experiences
+    from drl_assets.provenance import git_commit
     from drl_core import settings
 
     costs = settings.load().costs
     release = _load(bundle)
     frame = _experiences([*telemetry, *(more or [])], costs, hold_out, quiet=json)
     if hold_out:
-        frame = frame.filter(frame["held_out"])
+        frame = _kept_away(frame, hold_out)
     episodes = from_experiences(frame)
     if not len(episodes):
         raise ValueError(
             f"telemetry: no labelled episode to evaluate ({episodes.unlabelled} unlabelled): set "
-            "is_malicious in the telemetry"
+            "is_malicious in the telemetry, or import with --label"
         )
-    policy = evaluation.onnx_policy(export.session(release.model))
-    baselines = release.manifest.hyperparameters.get("baselines", {})
-    result = evaluation.table(policy, episodes, baselines, costs, seed)
+    q_values = policies.onnx_q(export.session(release.model))
+    tuned, missing = _tuned_baselines(bundle, release)
+    result = evaluation.table(policies.greedy(q_values), episodes, tuned, costs, seed)
+    result["notes"] += missing
+    result["off_policy"] = off_policy.estimate(frame, q_values, costs, seed)
+    about = {
+        "model_version": release.manifest.model_version,
+        "command": shlex.join(["drl", *sys.argv[1:]]),
+        "seed": seed,
+        "hold_out": hold_out,
+        "preset": release.manifest.preset,
+        "trained_with_seed": release.manifest.seed,
+        "costs_version": costs.version,
+        "commit_of_training": release.manifest.git_commit,
+        "commit_of_evaluation": git_commit(),
+    }
+    if report_folder is not None:
+        written = report.write(report_folder, result, q_values, episodes, about)
     if json:
-        print_json({"model_version": release.manifest.model_version, **result})
+        print_json({**about, **result})
         return
     _print_table(release.manifest.model_version, result)
+    if report_folder is not None:
+        out.print(f"report: [bold]{written}[/]")
+
+
+def _kept_away(frame: "pl.DataFrame", hold_out: float) -> "pl.DataFrame":
+    """The held-out rows.
+
+    Raises:
+        ValueError: no session is held out.
+    """
+    kept = frame.filter(frame["held_out"])
+    if kept.is_empty():
+        raise ValueError(
+            f"--hold-out {hold_out}: of {frame['session_id'].n_unique()} session(s) none is kept "
+            "away; with fewer than three sessions of a class there is nothing to hold out, so "
+            "evaluate on other telemetry"
+        )
+    return kept
+
+
+def _tuned_baselines(folder: Path, release: "Release") -> tuple[dict[str, Any], list[str]]:
+    """The baselines from the bundle's checkpoint, or a note that it is not there."""
+    from drl_assets.learning import release as releases
+
+    try:
+        return releases.tuned_baselines(folder, release.manifest), []
+    except FileNotFoundError as cause:
+        return {}, [f"{cause.filename} is absent: the table is without tuned baselines"]
 
 
 _SHORT = {
@@ -162,6 +213,8 @@ def _print_table(version: str, result: dict[str, Any]) -> None:
             f"  drl minus {name}: mean return between {interval[0]:+.3f} and {interval[1]:+.3f} "
             "(95 %, sessions resampled)"
         )
+    for note in result["notes"]:
+        err.print(f"  note: {note}")
 
 
 def verify(

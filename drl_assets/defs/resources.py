@@ -4,7 +4,6 @@ One resource, since these are one folder, `settings.home`; `DRL_HOME`, `DRL_DATA
 other variables of `drl_core.settings` say where it is.
 """
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +79,3 @@ def find_version(instance: dg.DagsterInstance, asset: str) -> str | None:
     event = instance.get_latest_materialization_event(dg.AssetKey(asset))
     materialization = event.asset_materialization if event else None
     return None if materialization is None else str(materialization.metadata["version"].value)
-
-
-def git_commit() -> str | None:
-    """The commit of the code that runs, None outside a checkout."""
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or None

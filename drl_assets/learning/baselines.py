@@ -60,7 +60,7 @@ def tune(rows: Columns, seed: int = 0, known: dict[str, Any] | None = None) -> d
     """Fit the baselines on training rows.
 
     Args:
-        rows: columns of `trajectories.ROW_COLUMNS` or an oracle's; only the recorded ones count.
+        rows: columns of `trajectories.ROW_COLUMNS` or an oracle's; those as recorded are read.
         seed: of the folds and of the search's sample.
         known: an earlier result: its hyper-parameters are taken, models and thresholds are new.
 
@@ -70,8 +70,7 @@ def tune(rows: Columns, seed: int = 0, known: dict[str, Any] | None = None) -> d
         there were too few sessions to leave any out), "about"}; numbers, texts and tensors only.
         Empty unless both classes are there.
     """
-    rows = {name: rows[name][rows["recorded"]] for name in COLUMNS}
-    rows["last"][-1:] = True  # a replay may end in the middle of a trajectory
+    rows = _watched(rows)
     if rows["malicious"].all() or not rows["malicious"].any():
         return {}
     found: dict[str, Any] = {"threshold_rule": _threshold_rule(rows)}
@@ -125,6 +124,17 @@ def decide(baseline: Baseline, features: Floats) -> tuple[Ints, Floats]:
     )
     actions = np.where(scores > baseline["threshold"], stop, int(Action.CONTINUE_MONITORING))
     return actions.astype(np.int64), scores
+
+
+def _watched(rows: Columns) -> Columns:
+    """The rows as recorded, without those under an isolation that was not in force."""
+    kept = rows["recorded"] if "recorded" in rows else np.ones(len(rows["last"]), dtype=np.bool_)
+    found = {name: rows[name][kept] for name in COLUMNS}
+    for name in ("state", "rewards"):
+        if found[name].ndim == 3:  # an axis of isolation levels
+            found[name] = found[name][:, 0]
+    found["last"][-1:] = True  # a replay may end in the middle of a trajectory
+    return found
 
 
 def _threshold_rule(rows: Columns) -> Baseline:

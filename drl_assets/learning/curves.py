@@ -1,6 +1,6 @@
-"""Two curves of a policy's score: what each decision margin costs, and how far it can be believed.
+"""Curves of a policy: what each decision margin costs, how soon it contains, how far to believe it.
 
-Scores of watched episodes come in, plain lists come out, for `drl evaluate --json` and the
+What became of episodes comes in, plain lists come out, for `drl evaluate --json` and the
 pictures.
 """
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from drl_assets.learning import trajectories
-from drl_assets.learning.episodes import Bools, Episodes, Floats
+from drl_assets.learning.episodes import LEVEL, Bools, Episodes, Floats
 from drl_assets.learning.stopping import Stopping
+from drl_core import reward
 from drl_core.actions import Action
 from drl_core.reward import CostTable
 
@@ -37,7 +37,11 @@ def cost_curve(
     """
     if not len(episodes):
         return {name: [] for name in ("margin", "utility", "containment", "benign_interruption")}
-    rows = trajectories.rows_of(episodes, np.random.default_rng(0), costs, 0)
+    last = np.zeros(len(score), dtype=np.bool_)
+    last[episodes.offsets[1:] - 1] = True
+    malicious, level = episodes.per_row(episodes.malicious), episodes.windows[:, LEVEL]
+    rewards = reward.hindsight(episodes.next_damage, malicious, level.astype(np.int64), costs)
+    rows = {"last": last, "malicious": malicious, "rewards": rewards}
     act = np.full(len(score), int(Action.QUARANTINE_FILE))
     sweep = Stopping(rows, gamma).sweep(score, act)
     chosen = np.unique(np.linspace(0, len(sweep.margin) - 1, POINTS).astype(np.int64))
@@ -46,6 +50,27 @@ def cost_curve(
         for name, column in zip(
             ("margin", "utility", "containment", "benign_interruption"), sweep, strict=True
         )
+    }
+
+
+def containment_over_time(
+    seconds: Floats, contained: Bools, malicious: Bools
+) -> dict[str, list[float]]:
+    """Share of the malicious episodes that are contained by a time since their start.
+
+    Args:
+        seconds: [E], from an episode's start to the decision that ended it.
+        contained: [E], malicious and ended by the policy.
+        malicious: [E].
+
+    Returns:
+        seconds and share, each of at most POINTS, both rising.
+    """
+    times = np.sort(seconds[contained])
+    chosen = np.unique(np.linspace(0, len(times) - 1, POINTS).astype(np.int64))[: len(times)]
+    return {
+        "seconds": times[chosen].tolist(),
+        "share": ((chosen + 1) / max(int(malicious.sum()), 1)).tolist(),
     }
 
 

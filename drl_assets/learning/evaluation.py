@@ -199,8 +199,8 @@ def table(
         (name -> metrics, the served one as `drl`); intervals (name -> 95 %); advantage (baseline ->
         95 % interval of the paired mean difference in return, drl minus baseline, sessions
         resampled; None with one session) and advantage_mean; per_attack_type, per_source and
-        held_out_sessions, see `_groups`; cost_curve and calibration, see `curves`; notes, see
-        `notes`.
+        held_out_sessions, see `_groups`; cost_curve, containment_over_time and calibration, see
+        `curves`; notes, see `notes`.
     """
     policies = {**standing_policies(baselines, seed), "drl": served, "clairvoyant": clairvoyant}
     played = {name: simulate(policy, episodes, costs) for name, policy in policies.items()}
@@ -230,6 +230,12 @@ def table(
         "held_out_sessions": _sessions(sessions, episodes, played["drl"]),
         "cost_curve": {
             name: curves.cost_curve(one.row_score, episodes, costs, GAMMA)
+            for name, one in scoring.items()
+        },
+        "containment_over_time": {
+            name: curves.containment_over_time(
+                one.seconds, malicious & (one.final_action > 0), malicious
+            )
             for name, one in scoring.items()
         },
         "calibration": {

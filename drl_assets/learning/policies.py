@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import torch
 
@@ -20,6 +19,9 @@ from drl_core.actions import CONTAINING, Action, allowed
 
 Policy = Callable[[LockstepReplay], tuple[Ints, Floats]]
 """What is observed -> (actions [A], scores [A]: how much the policy wants to contain now)."""
+
+QValues = Callable[[LockstepReplay], Floats]
+"""What is observed -> the worth of each action, [A, 5]."""
 
 
 def _constant(action: Action) -> Policy:
@@ -53,31 +55,48 @@ def clairvoyant(replay: LockstepReplay) -> tuple[Ints, Floats]:
     return actions.astype(np.int64), malicious.astype(np.float64)
 
 
-def network_policy(network: QNetwork) -> Policy:
-    """Greedy on a torch network."""
+def network_q(network: QNetwork) -> QValues:
+    """Of a torch network."""
+
+    def q_values(replay: LockstepReplay) -> Floats:
+        with torch.no_grad():
+            q = network(torch.from_numpy(replay.features.astype(np.float32)))
+        result: Floats = q.numpy().astype(np.float64)
+        return result
+
+    return q_values
+
+
+def onnx_q(session: onnxruntime.InferenceSession) -> QValues:
+    """Of a served graph: raw windows and carry go in, as in the service."""
+
+    def q_values(replay: LockstepReplay) -> Floats:
+        (q,) = session.run(["q_values"], {"windows": replay.windows, "carry": replay.carry})
+        result: Floats = q.astype(np.float64)
+        return result
+
+    return q_values
+
+
+def greedy(q_values: QValues) -> Policy:
+    """The allowed action of the highest Q-value."""
 
     def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
-        with torch.no_grad():
-            q = network(torch.from_numpy(replay.features.astype(np.float32))).numpy()
-        return _greedy(q, replay.level)
+        masked = np.where(allowed(replay.level), q_values(replay), -np.inf)
+        contain = masked[:, list(CONTAINING)].max(axis=1)
+        return masked.argmax(axis=1), contain - masked[:, Action.CONTINUE_MONITORING]
 
     return policy
+
+
+def network_policy(network: QNetwork) -> Policy:
+    """Greedy on a torch network."""
+    return greedy(network_q(network))
 
 
 def onnx_policy(session: onnxruntime.InferenceSession) -> Policy:
-    """Greedy on a served graph: raw windows and carry go in, as in the service."""
-
-    def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
-        (q,) = session.run(["q_values"], {"windows": replay.windows, "carry": replay.carry})
-        return _greedy(q, replay.level)
-
-    return policy
-
-
-def _greedy(q: npt.NDArray[np.float32], level: Ints) -> tuple[Ints, Floats]:
-    masked = np.where(allowed(level), q.astype(np.float64), -np.inf)
-    contain = masked[:, list(CONTAINING)].max(axis=1)
-    return masked.argmax(axis=1), contain - masked[:, Action.CONTINUE_MONITORING]
+    """Greedy on a served graph."""
+    return greedy(onnx_q(session))
 
 
 def baseline_policy(baseline: dict[str, Any]) -> Policy:

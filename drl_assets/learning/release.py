@@ -6,11 +6,15 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from drl_assets.learning import checkpoint as checkpoints
 from drl_assets.learning import export
-from drl_assets.learning.checkpoint import Checkpoint
+from drl_assets.learning.checkpoint import Checkpoint, CheckpointError
 from drl_core.actions import ACTION_COUNT
 from drl_core.bundle import Manifest, ModelStore
 from drl_core.features import FEATURE_COUNT, FEATURES_VERSION
+
+DETAILS = ("cost_curve", "containment_over_time", "calibration", "held_out_sessions", "per_source")
+"""Parts of an evaluation that stay beside the checkpoint: a service reads the manifest often."""
 
 
 def manifest(
@@ -26,7 +30,7 @@ def manifest(
     Args:
         checkpoint: the trained policy.
         path: its file, whose hash goes into the manifest.
-        evaluation: the table of policies, {} where there was no evaluation.
+        evaluation: the table of policies, {} where there was no evaluation; DETAILS are left out.
         run_id: the Dagster run, None outside one.
         commit: of the code that trained it.
     """
@@ -57,9 +61,22 @@ def manifest(
         dagster_run_id=run_id,
         batch_partitions=checkpoint.batches,
         git_commit=commit,
-        evaluation=evaluation,
+        evaluation={name: part for name, part in evaluation.items() if name not in DETAILS},
         golden=export.golden(checkpoint.network()),
     )
+
+
+def tuned_baselines(folder: Path, about: Manifest) -> dict[str, Any]:
+    """The baselines that were tuned beside a released policy, from its checkpoint in the bundle.
+
+    Raises:
+        FileNotFoundError: the checkpoint is not there.
+        CheckpointError: the file is not the one that was signed.
+    """
+    path = folder / "checkpoints" / f"{about.model_version}.pt"
+    if hashlib.sha256(path.read_bytes()).hexdigest() != about.checkpoint_sha256:
+        raise CheckpointError(f"{path} is not the checkpoint that release {about.sequence} names")
+    return checkpoints.load(path).baselines
 
 
 def publish(

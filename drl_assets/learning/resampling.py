@@ -42,7 +42,7 @@ class Sessions:
             return None
         above = self.counts @ self._sums(numerator)
         below = self.counts @ self._sums(denominator)
-        return _quantiles(above[below > 0] / below[below > 0])
+        return quantiles(above[below > 0] / below[below > 0])
 
     def containment_at(self, score: Floats, malicious: Bools, budget: float) -> Interval:
         """Interval of `evaluation.containment_at`, the margin found anew in every draw."""
@@ -55,7 +55,7 @@ class Sessions:
             if drawn[-1] and weight.sum():
                 at = np.searchsorted(drawn, int(budget * drawn[-1]), side="right")
                 found.append(weight @ (score[bad] > score[benign[at]]) / weight.sum())
-        return _quantiles(np.asarray(found))
+        return quantiles(np.asarray(found))
 
     def _sums(self, values: Floats) -> Floats:
         return np.bincount(self.member, weights=values, minlength=len(self.names)).astype(
@@ -80,5 +80,6 @@ def clopper_pearson(hits: int, of: int) -> Interval:
     ]
 
 
-def _quantiles(values: Floats) -> Interval:
+def quantiles(values: Floats) -> Interval:
+    """The 2.5 % and 97.5 % quantiles; None of nothing."""
     return [float(x) for x in np.quantile(values, [0.025, 0.975])] if len(values) else None

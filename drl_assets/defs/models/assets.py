@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from drl_assets.defs.resources import Project, git_commit, latest_version
+from drl_assets.defs.resources import Project, latest_version
+from drl_assets.provenance import git_commit
 
 
 @dg.asset(

@@ -70,7 +70,7 @@ def policy_evaluation(
     """The policy beside its baselines on the held-out sessions; evaluation never trains."""
     import json
 
-    from drl_assets.learning import checkpoint, evaluation
+    from drl_assets.learning import checkpoint, evaluation, policies
     from drl_core.landing import write_atomically
 
     version = latest_version(context.instance)
@@ -86,9 +86,18 @@ def policy_evaluation(
             "malicious": result["malicious"],
             "sessions": result["sessions"],
             "unlabelled": result["unlabelled"],
+            "notes": dg.MetadataValue.md(
+                "\n".join(f"- {note}" for note in result["notes"]) or "none"
+            ),
             "policies": views.policy_table(result),
-            "utility_and_interruption": views.policy_plot(result),
-            "timeline": views.decision_timeline(trained.network(), episodes),
+            "attack_types": views.group_table(result["per_attack_type"], "attack type"),
+            "sources": views.group_table(result["per_source"], "source"),
+            **{
+                f"picture_{name}": shown
+                for name, shown in views.evaluation_pictures(
+                    result, policies.network_q(trained.network()), episodes
+                ).items()
+            },
             "path": dg.MetadataValue.path(project.evaluation_path(version)),
         }
     )

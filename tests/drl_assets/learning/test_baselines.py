@@ -25,7 +25,8 @@ NAMES = {
 
 
 def recorded(episodes: Episodes) -> Columns:
-    return trajectories.rows_of(episodes, np.random.default_rng(0), DEFAULT_COSTS, 0)
+    rows = trajectories.rows_of(episodes, np.random.default_rng(0), DEFAULT_COSTS)
+    return baselines._watched(rows)
 
 
 @pytest.fixture(scope="module")

@@ -168,7 +168,7 @@ def test_the_bootstrap_is_over_sessions_and_silent_with_one() -> None:
 
 
 def test_the_table_holds_every_policy_with_intervals(episodes: Episodes) -> None:
-    baselines = tune(trajectories.rows_of(episodes, np.random.default_rng(0), DEFAULT_COSTS, 0))
+    baselines = tune(trajectories.rows_of(episodes, np.random.default_rng(0), DEFAULT_COSTS))
     network = seeded_network([16], 0)
     table = evaluation.table(evaluation.network_policy(network), episodes, baselines)
     names = {"never_act", "always_terminate", "random", "drl", "clairvoyant", *baselines}
