@@ -8,6 +8,7 @@ else, which no learner in float32 on these shapes can do without.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -67,15 +68,23 @@ def repeated(job: Callable[[], object]) -> Callable[[int], object]:
     return jobs
 
 
-def ours(data: Columns) -> Jobs:
-    """The report's preset: `drl_assets.learning.dqn`."""
+def ours(data: Columns, at_once: int | None = None) -> Jobs:
+    """The report's preset: `drl_assets.learning.dqn`.
+
+    Args:
+        data: the transitions.
+        at_once: updates to a call; where None, as many as there are.
+    """
     config, device = dqn.DQNConfig(), torch.device("cpu")
     state = dqn.start(config, seeded_network(HIDDEN, 0), 0, device)
     state.replay.add(data)
-    return (
-        repeated(lambda: dqn.gradient_step(state, config, device)),
-        repeated(lambda: state.replay.sample(BATCH, state.rng, state.drawn)),
-    )
+    room = state.replay.room(BATCH)
+
+    def update(count: int) -> None:
+        for _ in range(0, count, at_once or count):
+            dqn.gradient_steps(state, config, device, at_once or count)
+
+    return update, repeated(lambda: state.replay.sample(BATCH, state.rng, room))
 
 
 def floor(data: Columns) -> Jobs:
@@ -103,8 +112,13 @@ def floor(data: Columns) -> Jobs:
     return repeated(update), None
 
 
-def stable_baselines3(data: Columns) -> Jobs:
-    """`DQN("MlpPolicy", ...)`, many gradient steps to a call of `train`, which is its best case."""
+def stable_baselines3(data: Columns, at_once: int | None = None) -> Jobs:
+    """`DQN("MlpPolicy", ...)`.
+
+    Args:
+        data: the transitions.
+        at_once: its `gradient_steps`; where None, many to a call of `train`, its best case.
+    """
     from stable_baselines3 import DQN
     from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.utils import polyak_update
@@ -128,7 +142,7 @@ def stable_baselines3(data: Columns) -> Jobs:
     def update(count: int) -> None:
         nonlocal done
         while count:
-            stretch = min(count, TARGET - done % TARGET)
+            stretch = min(count, TARGET - done % TARGET, at_once or count)
             model.train(stretch, BATCH)
             done, count = done + stretch, count - stretch
             if done % TARGET == 0:  # as `_on_step` has it
@@ -299,5 +313,7 @@ CONTENDERS: dict[str, tuple[str, Callable[[Columns], Jobs]]] = {
     "d3rlpy": ("d3rlpy", d3rlpy),
     "Tianshou": ("tianshou", tianshou),
     "TorchRL": ("torchrl", torchrl),
+    "ours, 1 a call": ("torch", partial(ours, at_once=1)),
+    "SB3, 1 a call": ("stable-baselines3", partial(stable_baselines3, at_once=1)),
 }
 """Name -> (the distribution that it needs, what sets it up)."""

@@ -135,7 +135,7 @@ def fit(
             observation, done = following, terminated or truncated
             total += reward
             if len(state.replay) >= config.batch_size:
-                error, norm = gradient_step(state, config, device)
+                error, norm = gradient_steps(state, config, device)
                 errors.append(error)
                 norms.append(norm)
         state.episode += 1
@@ -162,32 +162,62 @@ def _act(
     return int(np.where(mask, q, -np.inf).argmax())
 
 
-def gradient_step(
-    state: DQNState, config: DQNConfig, device: torch.device
+def gradient_steps(
+    state: DQNState, config: DQNConfig, device: torch.device, count: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """One batch: MSE to r + gamma * max Q_target(s'), clipped; the target follows every 1,000.
+    """Batches of MSE to r + gamma * max Q_target(s'), clipped; the target follows every 1,000.
+
+    As the target network stands still in between, several batches are drawn, and their goals
+    computed, at once: the same steps as one by one, and faster.
 
     Returns:
-        The errors [B, 1], and the gradient's norm [1] before clipping.
+        The errors [count * B, 1], and the gradients' norms [count] before clipping.
     """
-    stack = state.stack
-    state.replay.sample(config.batch_size, state.rng, state.drawn)
-    with torch.inference_mode(not stack.autograd):
-        batch = {name: column.to(device) for name, column in state.batch.items()}
-        following = stack.predict(batch["next_state"], state.frozen)[0].amax(1)
-        following.masked_fill_(batch["terminated"], 0.0)
-        goal = batch["reward"].add(following, alpha=config.gamma)[:, None]
-        q, action = stack.forward(batch["state"])[0], batch["action"][:, None]
+    errors: list[Tensor] = []
+    norms: list[Tensor] = []
+    while len(norms) < count:
+        left = config.target_update_steps - state.gradient_steps % config.target_update_steps
+        with torch.inference_mode(not state.stack.autograd):
+            found = _stretch(state, config, device, min(count - len(norms), left))
+            errors += found[0]
+            norms += found[1]
+            if state.gradient_steps % config.target_update_steps == 0:
+                state.frozen.flat.copy_(state.stack.parameters.flat)
+    return torch.cat(errors), torch.cat(norms)
+
+
+def _stretch(
+    state: DQNState, config: DQNConfig, device: torch.device, count: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Steps towards one target network; errors [B, 1] and norms [1] of each."""
+    stack, size = state.stack, config.batch_size
+    rows = _draw(state, count * size)
+    batch = {name: column.to(device) for name, column in rows.items()}
+    following = stack.predict(batch["next_state"], state.frozen)[0].amax(1)
+    following.masked_fill_(batch["terminated"], 0.0)
+    goals = batch["reward"].add(following, alpha=config.gamma)[:, None]
+    columns = (batch["state"], batch["action"][:, None], goals)
+    errors, norms = [], []
+    for x, action, goal in zip(*(torch.split(column, size) for column in columns), strict=True):
+        q = stack.forward(x)[0]
         error = q.gather(1, action).sub_(goal)
         # the derivative of the mean square: zero for the actions that were not taken
-        d_out = torch.zeros_like(q).scatter_(1, action, error * (2 / config.batch_size))
+        d_out = torch.zeros_like(q).scatter_(1, action, error * (2 / size))
         stack.backward(d_out[None])
-        norm = stack.clip(config.clip)
+        norms.append(stack.clip(config.clip))
         stack.step(config.learning_rate)
-        state.gradient_steps += 1
-        if state.gradient_steps % config.target_update_steps == 0:
-            state.frozen.flat.copy_(stack.parameters.flat)
-    return error, norm
+        errors.append(error)
+    state.gradient_steps += count
+    return errors, norms
+
+
+def _draw(state: DQNState, count: int) -> dict[str, Tensor]:
+    """Columns of so many rows drawn from the replay, in memory that is kept for the next time."""
+    if len(state.drawn) != count:
+        state.drawn = state.replay.room(count)
+        state.batch = {n: torch.from_numpy(column) for n, column in view(state.drawn).items()}
+    state.replay.sample(count, state.rng, state.drawn)
+    return state.batch
 
 
 def dump(state: DQNState) -> dict[str, Any]:

@@ -26,11 +26,12 @@ from torch import Tensor
 
 from drl_assets.learning.network import QNetwork, seeded_network
 
+RELU_BACKWARD = torch.ops.aten.threshold_backward.grad_input
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 ALIGNMENT = 16
 """Members begin at multiples of so many numbers, a cache line of float32."""
-BLOCK = {"cpu": 4096, "cuda": 65_536}
+BLOCK = {"cpu": 512, "cuda": 65_536}
 """Rows that `predict` takes at once."""
 
 
@@ -171,9 +172,7 @@ class Stack:
                         self._deltas_by_member[k][i - 1],
                     )
                     torch.mm(delta, weight.T, out=into)
-                    delta = torch.ops.aten.threshold_backward.grad_input(
-                        into, before, 0, grad_input=into
-                    )
+                    delta = RELU_BACKWARD(into, before, 0, grad_input=into)
 
     def clip(self, bound: float) -> Tensor:
         """Scale each member's gradient down to a norm; gives the norms [K] before that."""

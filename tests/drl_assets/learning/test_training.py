@@ -195,7 +195,7 @@ def test_the_reports_target_changes_exactly_every_1000_gradient_steps(episodes: 
     )
     before, changes = flat(state.target), []
     for step in range(1, 2101):
-        dqn.gradient_step(state, config, CPU)
+        dqn.gradient_steps(state, config, CPU)
         now = flat(state.target)
         if not torch.equal(before, now):
             changes.append(step)
