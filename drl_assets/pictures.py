@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from drl_core.actions import CONTAINING, Action, allowed
+from drl_core.actions import TERMINAL, Action, allowed
 from drl_core.features import FEATURES
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 States = npt.NDArray[np.float32]
 
 OURS = "#c44e52"
-OTHERS = ("#4c72b0", "#55a868", "#8172b3", "#ccb974", "#64b5cd", "#8c8c8c", "#937860", "#da8bc3")
+OTHERS = (
+    *("#4c72b0", "#55a868", "#8172b3", "#ccb974", "#64b5cd", "#8c8c8c"),
+    *("#937860", "#da8bc3", "#1b9e77", "#333333"),
+)
 
 
 def png(figure: "Figure") -> bytes:
@@ -83,7 +86,7 @@ def learning_curve(losses: Sequence[float], returns: Sequence[float]) -> "Figure
     return figure
 
 
-def policies(result: dict[str, Any]) -> "Figure":
+def containment_against_interruption(result: dict[str, Any]) -> "Figure":
     """Containment against benign interruption, with intervals: up and left is better."""
     figure, axis = _figure(size=(8, 4.5))
     styles = _styles(list(result["policies"]))
@@ -109,8 +112,7 @@ def policies(result: dict[str, Any]) -> "Figure":
         xlim=(-0.05, 1.05),
         ylim=(-0.05, 1.05),
     )
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _legend(axis, beside=True)
     return figure
 
 
@@ -162,10 +164,13 @@ def containment_over_time(result: dict[str, Any]) -> "Figure":
 
 
 def calibration(result: dict[str, Any]) -> "Figure":
-    """Share of malicious episodes against the confidence that containing them is right."""
-    figure, axis = _figure(size=(6, 4.5))
+    """Share of malicious episodes against the confidence that containing them is right.
+
+    Two thresholds on one scorer are one score, so they are drawn once.
+    """
+    figure, axis = _figure(size=(8, 4.5))
     axis.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":")
-    every = result["calibration"]
+    every = {n: one for n, one in result["calibration"].items() if not n.endswith("_2")}
     for name, one in every.items():
         if one["bins"]:
             axis.plot(
@@ -178,18 +183,18 @@ def calibration(result: dict[str, Any]) -> "Figure":
                 **_styles(list(every))[name],
             )
     axis.set(xlabel="confidence", ylabel="share that is malicious")
-    _legend(axis)
+    _legend(axis, beside=True)
     return figure
 
 
 def per_attack_type(result: dict[str, Any]) -> "Figure":
     """Our containment of each attack type with its interval, beside damage prevented."""
     types = {
-        f"{name} ({one['episodes']} of {one['sessions']} sessions)": one
+        f"{name}\n{one['episodes']} episodes of {one['sessions']} session(s)": one
         for name, one in result["per_attack_type"].items()
         if one["malicious"]
     }
-    figure, axis = _figure(size=(8, 1.2 + 0.4 * max(len(types), 1)))
+    figure, axis = _figure(size=(8, 1.2 + 0.5 * max(len(types), 1)))
     for at, one in enumerate(types.values()):
         for key, shift, colour in (
             ("containment", 0.12, OURS),
@@ -220,7 +225,7 @@ def of_evaluation(
     if not len(episodes):
         return {}
     return {
-        "policies": policies(result),
+        "containment_against_interruption": containment_against_interruption(result),
         "cost_curve": cost_curve(result),
         "containment_over_time": containment_over_time(result),
         "calibration": calibration(result),
@@ -230,35 +235,44 @@ def of_evaluation(
 
 
 def decision_timeline(q_values: "QValues", episodes: "Episodes") -> "Figure":
-    """Q-values over the longest malicious episode (the longest benign one where there is none)."""
+    """Q-values over the longest malicious episode (the longest benign one where there is none).
+
+    Isolation is raised where the policy raises it; after the decision that would end the episode
+    it is watched on.
+    """
     from drl_assets.learning.environment import LockstepReplay
 
     chosen = int(np.argmax(episodes.lengths * np.where(episodes.malicious, 1e6, 1.0)))
     one = episodes.select(np.asarray([chosen]))
     replay, found, seconds = LockstepReplay(one), [], []
+    marks: list[tuple[Action, float]] = []
     while len(replay.active):
         found.append(np.where(allowed(replay.level), q_values(replay), np.nan)[0])
         seconds.append(float(replay.carry[0, -1] + replay.windows[0, -2]))
-        replay.step(np.zeros(1, dtype=np.int64))
+        best = Action(int(np.nanargmax(found[-1])))
+        if best and not (marks and marks[-1][0] in TERMINAL):
+            marks.append((best, seconds[-1]))
+        raised = best == Action.INCREASE_ISOLATION
+        replay.step(np.full(1, best if raised else Action.CONTINUE_MONITORING))
     q = np.stack(found)
-    best = np.nanargmax(q, axis=1)
     figure, axes = _figure(2, 1, (9, 5))
     for action in Action:
         axes[0].plot(seconds, q[:, action], label=action.label)
-    stops = np.flatnonzero(np.isin(best, (*CONTAINING, Action.REQUEST_HUMAN_REVIEW)))
-    if len(stops):
-        at = int(stops[0])
-        axes[0].axvline(seconds[at], color="black", linestyle=":")
-        axes[0].set_title(f"{Action(best[at]).label} at {seconds[at]:.1f} s", fontsize=9)
+    for _, at in marks:
+        axes[0].axvline(at, color="black", linestyle=":", linewidth=0.8)
+    told = [f"{action.label} at {at:.1f} s" for action, at in marks]
+    axes[0].set_title(", ".join(told) or "watched to the end", fontsize=9)
     axes[0].legend(fontsize=7)
     axes[0].set_ylabel("Q-value")
     axes[1].step(seconds, one.damage, where="pre", color=OURS)
     axes[1].set(
-        xlabel=f"seconds of episode {one.names[0][1]} ({one.attack_type[0]})", ylabel="damage"
+        xlabel=f"seconds of episode {one.names[0][1]} ({one.attack_type[0]})",
+        ylabel="damage, unattended",
     )
     return figure
 
 
-def _legend(axis: "Axes") -> None:
+def _legend(axis: "Axes", *, beside: bool = False) -> None:
+    where: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {}
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, **where)

@@ -182,27 +182,29 @@ def _tuned_baselines(folder: Path, release: "Release") -> tuple[dict[str, Any], 
 
 _SHORT = {
     "utility": "utility",
-    "containment": "contained",
+    "containment": "caught",
     "benign_interruption": "benign hit",
     "time_to_containment_s": "after s",
-    "damage_prevented": "prevented",
-    "review_load": "reviewed",
+    "damage_prevented": "saved",
+    "review_load": "review",
     "containment_at_1pct": "at 1 %",
 }
 
 
 def _print_table(version: str, result: dict[str, Any]) -> None:
+    from rich import box
     from rich.table import Table
 
     table = Table(
         title=f"{version} (drl) on {result['episodes']} episodes, {result['malicious']} malicious, "
         f"of {result['sessions']} sessions; {result['unlabelled']} unlabelled left out"
     )
+    table.box, table.padding = box.SIMPLE, (0, 1, 0, 0)
     table.add_column("policy", no_wrap=True)
     for name in _SHORT.values():
         table.add_column(name, justify="right")
     for policy, metrics in result["policies"].items():
-        cells = ["–" if metrics[n] is None else f"{metrics[n]:.3f}" for n in _SHORT]  # noqa: RUF001
+        cells = ["–" if metrics[n] is None else f"{metrics[n]:z.3f}" for n in _SHORT]  # noqa: RUF001
         table.add_row(policy, *cells, style="bold" if policy == "drl" else None)
     out.print(table)
     for name, interval in result["advantage"].items():

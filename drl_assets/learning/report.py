@@ -26,7 +26,7 @@ FIGURES = (
 )
 
 ABOUT = {
-    "policies": "Up and left is better; whiskers are the 95 % intervals of the table.",
+    "containment_against_interruption": "Up and left is better; whiskers: 95 % intervals.",
     "cost_curve": (
         "Each policy's score swept over its margin: quarantine at the first window above it, "
         "without isolation and review, so that scores are compared on equal terms."
@@ -37,7 +37,7 @@ ABOUT = {
         "episode is malicious. ECE over ten bins; each bin's share against its mean confidence."
     ),
     "per_attack_type": "Ours, on the malicious episodes of each type.",
-    "timeline": "Q-values over one held-out episode; dotted: where the policy ends it.",
+    "timeline": "Q-values over one episode; dotted: where the policy isolates and ends it.",
 }
 
 
@@ -52,13 +52,13 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"  # noqa: RUF001 - a dash for no value
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:z.3f}"
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
     shown = _cell(value)
-    return shown if interval is None else f"{shown} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    return shown if interval is None else f"{shown} [{interval[0]:z.2f}, {interval[1]:z.2f}]"
 
 
 def policies(result: Mapping[str, Any]) -> str:

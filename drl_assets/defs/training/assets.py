@@ -92,12 +92,7 @@ def policy_evaluation(
             "policies": views.policy_table(result),
             "attack_types": views.group_table(result["per_attack_type"], "attack type"),
             "sources": views.group_table(result["per_source"], "source"),
-            **{
-                f"picture_{name}": shown
-                for name, shown in views.evaluation_pictures(
-                    result, policies.network_q(trained.network()), episodes
-                ).items()
-            },
+            **views.evaluation_pictures(result, policies.network_q(trained.network()), episodes),
             "path": dg.MetadataValue.path(project.evaluation_path(version)),
         }
     )

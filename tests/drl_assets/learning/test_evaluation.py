@@ -6,12 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drl_assets.learning import containments, evaluation, export, trajectories
+from drl_assets.learning import containments, curves, evaluation, export, trajectories
 from drl_assets.learning.baselines import tune
 from drl_assets.learning.environment import LockstepReplay
 from drl_assets.learning.episodes import Episodes
 from drl_assets.learning.evaluation import Played, containment_at, metrics, simulate
 from drl_assets.learning.network import QNetwork, seeded_network
+from drl_assets.learning.resampling import Sessions
 from drl_core.actions import Action
 from drl_core.reward import DEFAULT_COSTS
 from drl_core.telemetry import Event
@@ -213,3 +214,89 @@ def test_a_pattern_is_kept_of_every_contained_malicious_episode() -> None:
         assert (pattern.attack_type, len(pattern.features)) == ("worm", 30)
         assert pattern.time.year == 2023
         assert pattern.metadata["action"] == "quarantine_file"
+
+
+def test_every_figure_has_an_interval_that_holds_it(episodes: Episodes) -> None:
+    table = evaluation.table(evaluation.network_policy(seeded_network([16], 0)), episodes, {})
+    for name, figures in table["policies"].items():
+        for key, value in figures.items():
+            interval = table["intervals"][name][key]
+            assert (interval is None) == (value is None), (name, key)
+            if interval is not None:
+                assert interval[0] - 1e-9 <= value <= interval[1] + 1e-9, (name, key)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    benign=st.lists(st.integers(0, 5), min_size=2, max_size=150),
+    malicious=st.lists(st.integers(0, 5), min_size=2, max_size=20),
+    seed=st.integers(0, 1000),
+)
+def test_the_interval_of_containment_at_1pct_is_that_of_resampled_episodes(
+    benign: list[int], malicious: list[int], seed: int
+) -> None:
+    """With every episode its own session, against drawing the episodes themselves."""
+    score = np.array([*benign, *malicious], dtype=np.float64)
+    kind = np.arange(len(score)) >= len(benign)
+    sessions = Sessions([f"s{n:04d}" for n in range(len(score))], seed)
+    found = []
+    for counts in sessions.counts:
+        drawn = np.repeat(np.arange(len(score)), counts)
+        value = containment_at(score[drawn], kind[drawn], 0.01)
+        found += [] if value is None else [value]
+    want = np.quantile(found, [0.025, 0.975])
+    assert sessions.containment_at(score, kind, 0.01) == pytest.approx(want)
+
+
+def test_groups_cut_the_table_by_attack_type_and_by_source(episodes: Episodes) -> None:
+    table = evaluation.table(evaluation.never_act, episodes, {})
+    groups = table["per_attack_type"]
+    assert set(groups) == set(episodes.attack_type)
+    assert sum(one["episodes"] for one in groups.values()) == len(episodes)
+    mean = sum(one["episodes"] * one["policies"]["drl"]["utility"] for one in groups.values())
+    assert mean / len(episodes) == pytest.approx(table["policies"]["drl"]["utility"])
+    assert set(table["per_source"]) == {sandbox for sandbox, _ in episodes.names}
+    assert [one["session"] for one in table["held_out_sessions"]] == sorted(set(episodes.session))
+    assert sum(one["episodes"] for one in table["held_out_sessions"]) == len(episodes)
+
+
+def test_the_cost_curve_is_that_of_simulated_margins(episodes: Episodes) -> None:
+    network = evaluation.network_policy(seeded_network([16], 0))
+    curve = evaluation.table(network, episodes, {})["cost_curve"]["drl"]
+    for margin, utility, containment, interruption in list(zip(*curve.values(), strict=True))[::9]:
+
+        def swept(replay: LockstepReplay) -> tuple[evaluation.Ints, evaluation.Floats]:
+            _, score = network(replay)
+            fired = score > (np.inf if margin is None else margin)  # noqa: B023
+            return np.where(fired, Action.QUARANTINE_FILE, 0).astype(np.int64), score
+
+        got = metrics(simulate(swept, episodes), episodes.malicious)
+        assert got["utility"] == pytest.approx(utility)
+        assert got["containment"] == pytest.approx(containment)
+        assert got["benign_interruption"] == pytest.approx(interruption)
+
+
+def test_calibration_by_hand() -> None:
+    score = np.array([0.0, 0.0, 50.0, -50.0])
+    got = curves.calibration(score, np.array([True, False, True, True]))
+    assert got["brier"] == pytest.approx((0.25 + 0.25 + 0 + 1) / 4)
+    assert got["ece"] == pytest.approx(0.25)
+    assert [(b["low"], b["episodes"], b["malicious"]) for b in got["bins"]] == [
+        (0.0, 1, 1.0),
+        (0.5, 2, 0.5),
+        (0.9, 1, 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "sessions", "told"),
+    [
+        ("mm", 2, "no benign episode"),
+        ("bb", 2, "no malicious episode"),
+        ("mb", 2, "one malicious session only (s0)"),
+        ("mb" * 3, 6, "3 benign episodes"),
+        ("mb" * 3, 6, "never measured: file_read_count"),
+    ],
+)
+def test_what_episodes_cannot_tell_is_said(kinds: str, sessions: int, told: str) -> None:
+    assert any(told in note for note in evaluation.notes(make(kinds, sessions)))
