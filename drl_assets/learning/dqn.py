@@ -18,6 +18,7 @@ from drl_assets.learning.environment import ContainmentEnv
 from drl_assets.learning.network import QNetwork
 from drl_assets.learning.replay import ReplayBuffer, Rows, view
 from drl_assets.learning.stack import Layers, Stack
+from drl_core.actions import ACTION_COUNT
 from drl_core.features import FEATURE_COUNT
 
 TRANSITION_COLUMNS: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
@@ -118,7 +119,7 @@ def fit(
         epsilon = config.epsilon(state.episode)
         observation, info = env.reset(seed=int(state.rng.integers(2**31)))
         total, done = 0.0, False
-        errors: list[Tensor] = []
+        losses: list[Tensor] = []
         norms: list[Tensor] = []
         while not done:
             action = _act(state, observation, info["action_mask"], epsilon, device)
@@ -135,14 +136,14 @@ def fit(
             observation, done = following, terminated or truncated
             total += reward
             if len(state.replay) >= config.batch_size:
-                error, norm = gradient_steps(state, config, device)
-                errors.append(error)
+                loss, norm = gradient_steps(state, config, device)
+                losses.append(loss)
                 norms.append(norm)
         state.episode += 1
         state.returns.append(total)
-        if errors:
-            state.losses.append(float(torch.stack(errors).square().mean()))
-            greatest = float(torch.stack(norms).max().clamp(max=config.clip))
+        if losses:
+            state.losses.append(float(torch.cat(losses).mean()))
+            greatest = float(torch.cat(norms).max().clamp(max=config.clip))
             state.max_gradient_norm = max(state.max_gradient_norm, greatest)
             if not np.isfinite(state.losses[-1]):
                 raise FloatingPointError(f"loss is not finite in episode {state.episode}")
@@ -171,44 +172,46 @@ def gradient_steps(
     computed, at once: the same steps as one by one, and faster.
 
     Returns:
-        The errors [count * B, 1], and the gradients' norms [count] before clipping.
+        The losses [count], and the gradients' norms [count] before clipping.
     """
-    errors: list[Tensor] = []
+    d_outs: list[Tensor] = []
     norms: list[Tensor] = []
-    while len(norms) < count:
-        left = config.target_update_steps - state.gradient_steps % config.target_update_steps
-        with torch.inference_mode(not state.stack.autograd):
+    with torch.inference_mode(not state.stack.autograd):
+        while len(norms) < count:
+            left = config.target_update_steps - state.gradient_steps % config.target_update_steps
             found = _stretch(state, config, device, min(count - len(norms), left))
-            errors += found[0]
+            d_outs += found[0]
             norms += found[1]
             if state.gradient_steps % config.target_update_steps == 0:
                 state.frozen.flat.copy_(state.stack.parameters.flat)
-    return torch.cat(errors), torch.cat(norms)
+        # of a derivative of 2/B * error, the mean of the squared errors
+        losses = torch.cat(d_outs).square_().sum((1, 2)).mul_(config.batch_size / 4)
+        return losses, torch.cat(norms)
 
 
 def _stretch(
     state: DQNState, config: DQNConfig, device: torch.device, count: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Steps towards one target network; errors [B, 1] and norms [1] of each."""
+    """Steps towards one target network; of each dL/d_out [1, B, 5] and the norm [1]."""
     stack, size = state.stack, config.batch_size
     rows = _draw(state, count * size)
     batch = {name: column.to(device) for name, column in rows.items()}
     following = stack.predict(batch["next_state"], state.frozen)[0].amax(1)
     following.masked_fill_(batch["terminated"], 0.0)
     goals = batch["reward"].add(following, alpha=config.gamma)[:, None]
-    columns = (batch["state"], batch["action"][:, None], goals)
-    errors, norms = [], []
-    for x, action, goal in zip(*(torch.split(column, size) for column in columns), strict=True):
-        q = stack.forward(x)[0]
-        error = q.gather(1, action).sub_(goal)
-        # the derivative of the mean square: zero for the actions that were not taken
-        d_out = torch.zeros_like(q).scatter_(1, action, error * (2 / size))
-        stack.backward(d_out[None])
+    # the mean square's derivative by an error; zero for the actions that were not taken
+    slopes = goals.new_zeros(len(goals), ACTION_COUNT)
+    slopes.scatter_(1, batch["action"][:, None], 2 / size)
+    d_outs, norms = [], []
+    for x, goal, slope in zip(
+        *(torch.split(column, size) for column in (batch["state"], goals, slopes)), strict=True
+    ):
+        d_outs.append((stack.forward(x) - goal).mul_(slope))
+        stack.backward(d_outs[-1])
         norms.append(stack.clip(config.clip))
         stack.step(config.learning_rate)
-        errors.append(error)
     state.gradient_steps += count
-    return errors, norms
+    return d_outs, norms
 
 
 def _draw(state: DQNState, count: int) -> dict[str, Tensor]:

@@ -85,7 +85,8 @@ class ReplayBuffer:
         with self._lock:
             if not self._size:
                 raise ValueError("the replay buffer is empty")
-            chosen = rng.integers(self._size, size=count)
+            # twice as fast as rng.integers; "clip" below guards against rounding up
+            chosen = (rng.random(count) * self._size).astype(np.int64)
             self._ring.take(chosen, axis=0, out=into, mode="clip")  # "raise" would copy once more
         return view(into)
 
