@@ -30,10 +30,19 @@ class Learning(_Section, frozen=True):
     preset: Literal["default", "report"] = "default"
     seed: int = 0
     gradient_steps: PositiveInt = 5000
-    """Of the default preset, for one run of `trained_checkpoint`."""
+    """Of the default preset, where it learns from scratch."""
+    incremental_steps: PositiveInt = 1500
+    """Of the default preset, where it goes on from the champion."""
+    validation_steps: PositiveInt = 800
+    """For each candidate, where the default preset chooses its regularisation."""
+    members: PositiveInt = 4
+    """Perceptrons in the default preset's ensemble, each of which leaves sessions out."""
+    member_layers: list[PositiveInt] = field(default_factory=lambda: [64, 64])
+    """Hidden layers of each of them."""
     episodes: PositiveInt = 500
     """Of the report's preset."""
     hidden_layers: list[PositiveInt] = field(default_factory=lambda: [256, 256])
+    """Of the report's network."""
     replay_capacity: Annotated[int, Meta(ge=10_000)] = 100_000
     test_share: Annotated[float, Meta(gt=0, lt=1)] = 0.25
     """Share of sessions that are held out for evaluation, chosen by hash, never trained on."""

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import torch
 
-from drl_assets.learning.network import QNetwork
+from drl_assets.learning.network import PosteriorQNetwork, QNetwork
 from drl_assets.learning.replay import Columns
 from drl_core.landing import write_atomically
 from drl_core.reward import CostTable
@@ -64,9 +64,13 @@ class Checkpoint:
         when = dt.datetime.fromisoformat(self.training_date)
         return f"{when:%Y%m%d_%H%M%S}_{digest.hexdigest()[:8]}"
 
-    def network(self) -> QNetwork:
+    def network(self) -> QNetwork | PosteriorQNetwork:
         """The policy's network, on the CPU."""
-        network = QNetwork(self.hidden_layers)
+        network: QNetwork | PosteriorQNetwork = (
+            PosteriorQNetwork(self.hidden_layers, self.hyperparameters["members"])
+            if self.preset == "default"
+            else QNetwork(self.hidden_layers)
+        )
         network.load_state_dict(self.weights)
         return network
 
@@ -132,7 +136,7 @@ def fingerprint(
     config: Any, learning: Learning, costs: CostTable, columns: Columns, parent_version: str | None
 ) -> str:
     """Identifies a training: same settings, costs, data and ancestor."""
-    settings = [asdict(config), learning.seed, learning.hidden_layers, costs, parent_version]
+    settings = [asdict(config), learning, costs, parent_version]
     digest = hashlib.sha256(msgspec.json.encode(settings))
     for name in sorted(columns):
         digest.update(np.ascontiguousarray(columns[name]).data)

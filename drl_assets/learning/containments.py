@@ -7,7 +7,7 @@ import numpy as np
 from drl_assets.learning import evaluation
 from drl_assets.learning.environment import LockstepReplay
 from drl_assets.learning.episodes import Episodes
-from drl_assets.learning.network import QNetwork
+from drl_assets.learning.network import QFunction
 from drl_core import reward
 from drl_core.actions import TERMINAL, Action
 from drl_core.patterns import AttackPattern
@@ -15,7 +15,7 @@ from drl_core.reward import CostTable
 
 
 def patterns(
-    network: QNetwork,
+    network: QFunction,
     episodes: Episodes,
     version: str,
     costs: CostTable = reward.DEFAULT_COSTS,

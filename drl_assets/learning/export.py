@@ -19,7 +19,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from drl_assets.learning.network import QNetwork
+from drl_assets.learning.network import QFunction
 from drl_core import features
 from drl_core.bundle import INPUTS, OUTPUTS, BundleError, Golden, Release
 from drl_core.landing import write_atomically
@@ -30,7 +30,7 @@ OPSET = 18
 class DecisionPath(nn.Module):
     """Windows and carry -> Q-values, features and carry: the whole decision but the mask."""
 
-    def __init__(self, network: QNetwork) -> None:
+    def __init__(self, network: QFunction) -> None:
         super().__init__()
         self.network = network
 
@@ -41,7 +41,7 @@ class DecisionPath(nn.Module):
         return self.network(narrow), narrow, after
 
 
-def export(network: QNetwork, cache: Path | None = None) -> bytes:
+def export(network: QFunction, cache: Path | None = None) -> bytes:
     """The ONNX graph of a network, checked by onnx's own checker; batch size is free.
 
     Args:
@@ -63,14 +63,14 @@ def export(network: QNetwork, cache: Path | None = None) -> bytes:
     return serialized
 
 
-def _graph_key(network: QNetwork) -> str:
+def _graph_key(network: QFunction) -> str:
     """Names everything that the traced graph depends on but the weights."""
-    sources = (inspect.getsource(features), inspect.getsource(DecisionPath), torch.__version__)
-    shapes = [tuple(parameter.shape) for parameter in network.parameters()]
+    sources = (inspect.getsource(features), inspect.getsource(type(network)), torch.__version__)
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in network.state_dict().items()]
     return hashlib.sha256(repr((sources, shapes, OPSET)).encode()).hexdigest()[:16]
 
 
-def _put_weights(model: onnx.ModelProto, network: QNetwork) -> None:
+def _put_weights(model: onnx.ModelProto, network: QFunction) -> None:
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     for tensor in model.graph.initializer:
         if tensor.name in weights:
@@ -80,12 +80,12 @@ def _put_weights(model: onnx.ModelProto, network: QNetwork) -> None:
         raise RuntimeError(f"the traced graph has no initializer for {sorted(weights)}")
 
 
-def _trace(network: QNetwork) -> onnx.ModelProto:
+def _trace(network: QFunction) -> onnx.ModelProto:
     """The graph of a network of this shape, with weights of no meaning."""
     twin = copy.deepcopy(network).cpu()
     with torch.random.fork_rng(devices=[]):
-        for parameter in twin.parameters():  # all different: the exporter merges equal tensors
-            nn.init.normal_(parameter)
+        for tensor in twin.state_dict().values():  # all different: the exporter merges equal ones
+            nn.init.normal_(tensor)
     path = DecisionPath(twin).eval()
     example = (
         torch.zeros(2, INPUTS["windows"], dtype=torch.float64) + 1.0,
@@ -152,7 +152,7 @@ class Parity(dict[str, float | int | bool]):
     """How far ONNX Runtime is from torch and numpy; see `parity`."""
 
 
-def parity(network: QNetwork, model: bytes, count: int = 65_536, seed: int = 0) -> Parity:
+def parity(network: QFunction, model: bytes, count: int = 65_536, seed: int = 0) -> Parity:
     """Compare the graph with torch and with the numpy fold on states all over the input space.
 
     Returns:
@@ -180,7 +180,7 @@ def parity(network: QNetwork, model: bytes, count: int = 65_536, seed: int = 0) 
     )
 
 
-def golden(network: QNetwork, count: int = 16, seed: int = 1) -> Golden:
+def golden(network: QFunction, count: int = 16, seed: int = 1) -> Golden:
     """Inputs with torch's answers, for the manifest: a loader must reproduce them."""
     windows, carry = sample_windows(count, seed)
     with torch.no_grad():

@@ -1,5 +1,11 @@
-"""The Q-network: 30 features -> 256 -> 256 -> 5 Q-values, ReLU, Xavier-initialised."""
+"""The networks: features [N, 30] -> Q-values [N, 5].
 
+`QNetwork` is the report's, 30 -> 256 -> 256 -> 5, ReLU, Xavier-initialised. `PosteriorQNetwork` is
+the default learner's: an ensemble that says how likely the episode is malicious, and what each
+action is worth if it is and if it is not.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -10,7 +16,15 @@ from drl_core.actions import ACTION_COUNT
 from drl_core.features import FEATURE_COUNT
 
 
-class QNetwork(nn.Module):
+class QFunction(nn.Module, ABC):
+    """What a policy is greedy on."""
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Tensor:
+        """Q-values [N, 5] of features [N, 30]."""
+
+
+class QNetwork(QFunction):
     """Multi-layer perceptron over the 30 features."""
 
     def __init__(self, hidden_layers: Sequence[int] = (256, 256)) -> None:
@@ -30,6 +44,53 @@ class QNetwork(nn.Module):
         """Q-values [N, 5] of features [N, 30]."""
         result: Tensor = self.layers(features)
         return result
+
+
+HEADS = 1 + 2 * ACTION_COUNT
+"""Outputs of a member: the logit of malice, Q-values if benign, Q-values if malicious."""
+
+
+class PosteriorQNetwork(QFunction):
+    """K perceptrons, averaged; Q(x, a) = p(x) Q(x, a | malicious) + (1 - p(x)) Q(x, a | benign).
+
+    p = sigmoid(slope * logit + offset). The decomposition is exact for the expected return; it lets
+    the label, which a recording tells at every step, be learned by its own proper score, and leaves
+    two numbers to calibrate on sessions that were left out (Platt 1999).
+
+    Buffers: `mean` and `scale` [30] standardise the features; `slope` and `offset` [].
+    """
+
+    mean: Tensor
+    scale: Tensor
+    slope: Tensor
+    offset: Tensor
+
+    def __init__(self, hidden_layers: Sequence[int] = (64, 64), members: int = 4) -> None:
+        super().__init__()
+        widths = [FEATURE_COUNT, *hidden_layers, HEADS]
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.zeros(members, i, o)) for i, o in pairwise(widths)
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for o in widths[1:])
+        self.register_buffer("mean", torch.zeros(FEATURE_COUNT))
+        self.register_buffer("scale", torch.ones(FEATURE_COUNT))
+        self.register_buffer("slope", torch.tensor(1.0))
+        self.register_buffer("offset", torch.tensor(0.0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Q-values [N, 5] of features [N, 30]."""
+        h = (features - self.mean) / self.scale
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            h = (h.relu() if i else h) @ weight + bias
+        return posterior_q(h.mean(dim=0), self.slope, self.offset)
+
+
+def posterior_q(heads: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """Q-values [..., 5] of a member's outputs [..., 11]."""
+    malice = torch.sigmoid(slope * heads[..., :1] + offset)
+    benign, malicious = heads[..., 1 : 1 + ACTION_COUNT], heads[..., 1 + ACTION_COUNT :]
+    result: Tensor = malice * malicious + (1 - malice) * benign
+    return result
 
 
 def choose_device(name: str) -> torch.device:

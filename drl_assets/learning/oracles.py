@@ -81,29 +81,27 @@ class Oracle:
             seed: same seed, same rows; sessions of different seeds are distinct; 0 <= seed < 2^31.
 
         Returns:
-            Columns of `trajectories.ROW_COLUMNS`, `count` times 50 rows, back to back.
+            Columns of `trajectories.ROW_COLUMNS` at one isolation level, `count` times 50 rows.
 
         Raises:
             ValueError: `count` or `seed` is out of range.
         """
         family, states = self._draw(count, seed, stream=0)
-        following = np.zeros_like(states)
-        following[:, :-1] = states[:, 1:]
         last = np.zeros((count, WINDOWS), dtype=np.bool_)
         last[:, -1] = True
         kinds = [0] + [name_hash(f"oracle_{self.name}_{name}") for name in self.families[1:]]
         rows, per_row = count * WINDOWS, family.repeat(WINDOWS)
         return {
-            "state": states.reshape(rows, FEATURE_COUNT),
-            "isolated_state": following.reshape(rows, FEATURE_COUNT),
-            "rewards": self._rewards_of(family).reshape(rows, ACTION_COUNT).astype(np.float32),
-            "level": np.zeros(rows, dtype=np.int8),
+            "state": states.reshape(rows, 1, FEATURE_COUNT),
+            "rewards": self._rewards_of(family).reshape(rows, 1, ACTION_COUNT).astype(np.float32),
+            "level": np.zeros((rows, 1), dtype=np.int8),
             "last": last.reshape(rows),
             "terminated": last.reshape(rows).copy(),
             "malicious": per_row > 0,
-            "recorded": np.ones(rows, dtype=np.bool_),
             "session": ((seed << 32) + np.arange(count, dtype=np.int64)).repeat(WINDOWS),
             "attack_type": np.array(kinds, dtype=np.int64)[per_row],
+            "fold": np.full(rows, -1, dtype=np.int8),
+            "priority": np.zeros(rows, dtype=np.float32),
         }
 
     def posterior(self, ups: npt.ArrayLike, seen: npt.ArrayLike) -> Floats:

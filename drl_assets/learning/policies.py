@@ -14,7 +14,7 @@ import torch
 from drl_assets.learning import baselines
 from drl_assets.learning.environment import LockstepReplay
 from drl_assets.learning.episodes import Floats, Ints
-from drl_assets.learning.network import QNetwork
+from drl_assets.learning.network import QFunction, QNetwork
 from drl_core.actions import CONTAINING, Action, allowed
 
 Policy = Callable[[LockstepReplay], tuple[Ints, Floats]]
@@ -55,7 +55,7 @@ def clairvoyant(replay: LockstepReplay) -> tuple[Ints, Floats]:
     return actions.astype(np.int64), malicious.astype(np.float64)
 
 
-def network_q(network: QNetwork) -> QValues:
+def network_q(network: QFunction) -> QValues:
     """Of a torch network."""
 
     def q_values(replay: LockstepReplay) -> Floats:
@@ -89,7 +89,7 @@ def greedy(q_values: QValues) -> Policy:
     return policy
 
 
-def network_policy(network: QNetwork) -> Policy:
+def network_policy(network: QFunction) -> Policy:
     """Greedy on a torch network."""
     return greedy(network_q(network))
 

@@ -15,13 +15,27 @@ import numpy as np
 import polars as pl
 import torch
 
-from drl_assets.learning import baselines, dqn, evaluation, fitted, trajectories
+from drl_assets.learning import (
+    baselines,
+    dqn,
+    evaluation,
+    fitted,
+    folds,
+    reservoir,
+    trajectories,
+    validation,
+)
 from drl_assets.learning import checkpoint as checkpoints
 from drl_assets.learning.checkpoint import Checkpoint
 from drl_assets.learning.environment import ContainmentEnv
 from drl_assets.learning.episodes import Episodes, from_experiences
-from drl_assets.learning.network import QNetwork, choose_device, seeded_network
-from drl_assets.learning.replay import Columns, ReplayBuffer
+from drl_assets.learning.network import (
+    PosteriorQNetwork,
+    QFunction,
+    choose_device,
+    seeded_network,
+)
+from drl_assets.learning.replay import Columns
 from drl_core import reward
 from drl_core.reward import CostTable
 from drl_core.settings import Learning
@@ -66,148 +80,205 @@ def train(
             f"none of the {episodes.unlabelled} episodes has a label: set is_malicious in the "
             "telemetry, or import with --label"
         )
-    if parent is not None and not continues(parent, learning):
-        raise ValueError(f"preset: {parent.version} was trained as {parent.preset!r}")
+    if parent is not None and not continues(parent, learning, costs):
+        raise ValueError(f"parent: {parent.version} was trained with other costs or another preset")
     torch.set_num_threads(1)  # two are slower for a network of this size
-    device = choose_device(learning.device)
-    network = (
-        parent.network()
-        if parent is not None and parent.hidden_layers == learning.hidden_layers
-        else seeded_network(learning.hidden_layers, learning.seed)
-    )
-    learn = _learn_report if learning.preset == "report" else _learn_default
-    learned = learn(episodes, learning, costs, network, parent, device, progress, progress_path)
+    task = _Task(episodes, learning, costs, parent, progress, progress_path)
+    learned = (_learn_report if learning.preset == "report" else _learn_default)(task)
     if progress_path is not None:
         progress_path.unlink(missing_ok=True)
-    policy = evaluation.network_policy(learned["network"])
+    network: QFunction = learned.pop("network")
+    returns = evaluation.simulate(evaluation.network_policy(network), episodes, costs).returns
     return Checkpoint(
         preset=learning.preset,
         seed=learning.seed,
-        hidden_layers=list(learning.hidden_layers),
-        weights={k: v.detach().cpu() for k, v in learned.pop("network").state_dict().items()},
+        weights={k: v.detach().cpu() for k, v in network.state_dict().items()},
         costs_version=costs.version,
         training_date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         training_episodes=len(episodes) + (parent.training_episodes if parent else 0),
-        final_average_reward=float(evaluation.simulate(policy, episodes, costs).returns.mean()),
+        final_average_reward=float(returns.mean()),
         batches=[*(parent.batches if parent else []), *(batches or [])],
         parent_version=parent.version if parent else None,
-        baselines=baselines.tune(
-            trajectories.rows_of(episodes, np.random.default_rng(0), costs, 0), learning.seed
-        ),
         **learned,
     )
 
 
-def continues(parent: Checkpoint, learning: Learning) -> bool:
-    """Whether training can go on from a checkpoint: another preset keeps another replay."""
-    return parent.preset == learning.preset
+def continues(
+    parent: Checkpoint, learning: Learning, costs: CostTable = reward.DEFAULT_COSTS
+) -> bool:
+    """Whether a checkpoint's replay is of this preset and these costs, so that it can go on."""
+    return parent.preset == learning.preset and parent.costs_version == costs.version
 
 
-def _learn_default(
-    episodes: Episodes,
-    learning: Learning,
-    costs: CostTable,
-    network: QNetwork,
-    parent: Checkpoint | None,
-    device: torch.device,
-    progress: Progress,
-    progress_path: Path | None,
-) -> dict[str, Any]:
-    config = fitted.FittedConfig(gradient_steps=learning.gradient_steps)
-    new = trajectories.rows_of(
-        _as_many_as_fit(episodes, learning, config),
-        np.random.default_rng(learning.seed),
-        costs,
-        config.isolation_trajectories,
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """What a learner is given."""
+
+    episodes: Episodes
+    learning: Learning
+    costs: CostTable
+    parent: Checkpoint | None
+    progress: Progress
+    progress_path: Path | None
+
+    @property
+    def device(self) -> torch.device:
+        return choose_device(self.learning.device)
+
+    def mark(self, config: Any, data: Columns) -> str:
+        """Names exactly this training, for its unfinished state."""
+        ancestor = self.parent.version if self.parent else None
+        return checkpoints.fingerprint(config, self.learning, self.costs, data, ancestor)
+
+    def baselines(self, rows: Columns) -> dict[str, Any]:
+        """The baselines, tuned on the same rows; the report's DQN by a training from scratch."""
+        known = self.parent.baselines if self.parent else {}
+        tuned = baselines.tune(rows, self.learning.seed, known)
+        if self.learning.preset == "default":
+            tuned["report_dqn"] = known.get("report_dqn") or baselines.report_dqn(
+                self.episodes, self.learning, self.costs
+            )
+        return tuned
+
+    @property
+    def rows(self) -> Columns:
+        """The new episodes as trajectories."""
+        before = self.parent.training_episodes if self.parent else 0
+        rng = np.random.default_rng([self.learning.seed, before])
+        return trajectories.rows_of(self.episodes, rng, self.costs)
+
+    def saved(self, mark: str) -> dict[str, Any] | None:
+        """Progress of exactly this training, None where there is none."""
+        path = self.progress_path
+        return checkpoints.load_progress(path, mark) if path is not None else None
+
+    def save(self, mark: str, state: dict[str, Any]) -> None:
+        if self.progress_path is not None:
+            checkpoints.save_progress(self.progress_path, mark, state)
+
+
+def _learn_default(task: _Task) -> dict[str, Any]:
+    learning, parent = task.learning, task.parent
+    rows, recent = reservoir.merge(
+        parent.replay if parent else None, task.rows, learning.replay_capacity
     )
-    replay = ReplayBuffer(trajectories.ROW_COLUMNS, learning.replay_capacity)
-    if parent is not None:
-        replay.add(parent.replay)
-    replay.add(new)
-    rows = replay.snapshot()
-    rows["last"][-1] = True
-    state = fitted.start(config, network, learning.seed, device)
-    mark = checkpoints.fingerprint(
-        config, learning, costs, rows, parent.version if parent else None
-    )
-    if progress_path is not None and (saved := checkpoints.load_progress(progress_path, mark)):
+    rows["fold"], validated = folds.assign(rows, learning.members)
+    if parent and not _goes_on(parent, learning, rows, validated):
+        parent = None  # its replay is in the rows; its weights and choices are not taken
+    champion = PosteriorQNetwork(learning.member_layers, learning.members) if parent else None
+    if parent and champion:
+        champion.load_state_dict(parent.weights)
+    config, about = _configuration(parent, learning, rows, validated)
+    mark = task.mark(config, rows)
+    saved = task.saved(mark)
+    trials = len(validation.CANDIDATES) if validated and champion is None else 0
+    total = trials * learning.validation_steps + config.gradient_steps
+    if saved:
+        config, about = fitted.FittedConfig(**saved.pop("config")), saved.pop("about")
+    elif trials:
+        config, about["validation"] = validation.choose(
+            rows, config, learning, lambda done, steps: task.progress(done * steps, total, "trials")
+        )
+    state = fitted.start(config, rows, learning.member_layers, learning.seed, task.device, champion)
+    if saved:
         fitted.restore(state, saved)
 
-    def refresh(state: fitted.FittedState) -> None:
-        progress(state.step, config.gradient_steps, f"loss {state.losses[-1]:.4f}")
-        if progress_path is not None:
-            checkpoints.save_progress(progress_path, mark, fitted.dump(state))
+    def refreshed(state: fitted.FittedState) -> None:
+        done = total - config.gradient_steps + state.step
+        task.progress(done, total, f"loss {state.losses[-1]:.4f}")
+        task.save(
+            mark, {**fitted.dump(state), "config": dataclasses.asdict(config), "about": about}
+        )
 
-    fitted.fit(state, rows, config, device, refresh)
+    fitted.fit(state, rows, config, refreshed, recent if champion else None)
+    if validated:
+        returns = fitted.utility_left_out(state, rows, config)
+        about["left_out_utility"] = float(returns.mean())
     return {
-        "network": state.averaged.cpu(),
+        "network": state.network,
+        "hidden_layers": list(learning.member_layers),
         "replay": rows,
-        "hyperparameters": dataclasses.asdict(config),
+        "hyperparameters": {**dataclasses.asdict(config), **about},
         "gradient_steps": state.step,
         "losses": state.losses,
         "returns": [],
         "max_gradient_norm": state.max_gradient_norm,
+        "baselines": task.baselines(rows),
     }
 
 
-def _as_many_as_fit(
-    episodes: Episodes, learning: Learning, config: fitted.FittedConfig
-) -> Episodes:
-    """Whole episodes, drawn at random, so that their trajectories fit into the replay."""
-    room = learning.replay_capacity // (1 + config.isolation_trajectories)
-    if episodes.offsets[-1] <= room:
-        return episodes
-    order = np.random.default_rng(learning.seed).permutation(len(episodes))
-    fits = np.cumsum(episodes.lengths[order]) <= room
-    return episodes.select(order[: max(int(fits.sum()), 1)])
+def _goes_on(parent: Checkpoint, learning: Learning, rows: Columns, validated: bool) -> bool:
+    """Whether the parent's weights are a start: else learning begins anew, from the whole replay.
+
+    That is so where the sizes changed, where sessions can be left out for the first time, and where
+    there is twice as much as when the regularisation was chosen.
+    """
+    return (
+        parent.hidden_layers == learning.member_layers
+        and parent.hyperparameters["members"] == learning.members
+        and parent.hyperparameters["validated"] == validated
+        and len(rows["last"]) < 2 * parent.hyperparameters["chosen_on_rows"]
+    )
 
 
-def _learn_report(
-    episodes: Episodes,
-    learning: Learning,
-    costs: CostTable,
-    network: QNetwork,
-    parent: Checkpoint | None,
-    device: torch.device,
-    progress: Progress,
-    progress_path: Path | None,
-) -> dict[str, Any]:
+def _configuration(
+    parent: Checkpoint | None, learning: Learning, rows: Columns, validated: bool
+) -> tuple[fitted.FittedConfig, dict[str, Any]]:
+    """Hyper-parameters, those of the parent where there is one, and how they were found."""
+    if parent is None:
+        config = fitted.FittedConfig(
+            gradient_steps=learning.gradient_steps, members=learning.members
+        )
+        return config, {
+            "validated": validated,
+            "chosen_on_rows": len(rows["last"]),
+            "validation": [],
+        }
+    names = [one.name for one in dataclasses.fields(fitted.FittedConfig)]
+    known = {name: parent.hyperparameters[name] for name in names}
+    about = {n: parent.hyperparameters[n] for n in ("validated", "chosen_on_rows", "validation")}
+    known["gradient_steps"] = learning.incremental_steps
+    return fitted.FittedConfig(**known), about
+
+
+def _learn_report(task: _Task) -> dict[str, Any]:
+    learning, parent = task.learning, task.parent
     config = dqn.DQNConfig(episodes=learning.episodes, replay_capacity=learning.replay_capacity)
-    state = dqn.start(config, network, learning.seed, device)
+    network = seeded_network(learning.hidden_layers, learning.seed)
+    if parent and parent.hidden_layers == learning.hidden_layers:
+        network.load_state_dict(parent.weights)
+    state = dqn.start(config, network, learning.seed, task.device)
     past: Columns = parent.replay if parent is not None else {}
     if past:
         state.replay.add(past)
-    mark = checkpoints.fingerprint(
-        config,
-        learning,
-        costs,
-        {
-            "windows": episodes.windows,
-            "offsets": episodes.offsets,
-            "carry": episodes.carry,
-            "episode_damage": episodes.damage,
-            "malicious": episodes.malicious,
-            "ended": episodes.ended,
-            **past,
-        },
-        parent.version if parent else None,
-    )
-    if progress_path is not None and (saved := checkpoints.load_progress(progress_path, mark)):
+    episodes = task.episodes
+    data = {
+        "windows": episodes.windows,
+        "offsets": episodes.offsets,
+        "carry": episodes.carry,
+        "episode_damage": episodes.damage,
+        "malicious": episodes.malicious,
+        "ended": episodes.ended,
+    }
+    mark = task.mark(config, {**data, **past})
+    if saved := task.saved(mark):
         dqn.restore(state, saved)
 
     def episode(state: dqn.DQNState) -> None:
         recent = float(np.mean(state.returns[-10:]))
-        progress(state.episode, config.episodes, f"return {recent:.2f}")
-        if progress_path is not None and state.episode % config.checkpoint_episodes == 0:
-            checkpoints.save_progress(progress_path, mark, dqn.dump(state))
+        task.progress(state.episode, config.episodes, f"return {recent:.2f}")
+        if state.episode % config.checkpoint_episodes == 0:
+            task.save(mark, dqn.dump(state))
 
-    dqn.fit(state, ContainmentEnv(episodes, costs), config, device, episode)
+    dqn.fit(state, ContainmentEnv(episodes, task.costs), config, task.device, episode)
     return {
         "network": state.network.cpu(),
+        "hidden_layers": list(learning.hidden_layers),
         "replay": state.replay.snapshot(),
         "hyperparameters": dataclasses.asdict(config),
         "gradient_steps": state.gradient_steps,
         "losses": state.losses,
         "returns": state.returns,
         "max_gradient_norm": state.max_gradient_norm,
+        "baselines": task.baselines(task.rows),
     }

@@ -1,9 +1,10 @@
 """Recorded episodes as trajectories: what the learners and the baselines are fitted on.
 
-One row a step holds the state, the rewards of all five actions in hindsight and where isolating
-would have led. Rows of a trajectory are consecutive, `last` ends it. A trajectory is an episode as
-recorded, or a copy of it on which isolation was raised at random times, so that the states behind
-isolation are learned too.
+One row a recorded window. It holds the state and the rewards of all five actions in hindsight, once
+for each isolation level that could have been in force: what is recorded does not depend on us but
+for what isolation cuts off, so an episode is a lattice of windows x levels, on which watching goes
+one window on and isolating one window on and one level up. Rows of a trajectory are consecutive,
+`last` ends it.
 """
 
 import hashlib
@@ -11,28 +12,32 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from drl_assets.learning.episodes import Bools, Episodes, Floats, Ints, isolated
+from drl_assets.learning.episodes import LEVEL, Episodes, Floats, Ints, isolated
 from drl_assets.learning.replay import Columns
 from drl_core import features, reward
 from drl_core.actions import ACTION_COUNT, MAX_ISOLATION_LEVEL
 from drl_core.reward import CostTable
 
+LEVELS = MAX_ISOLATION_LEVEL + 1
+
 ROW_COLUMNS: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
-    "state": ((features.FEATURE_COUNT,), np.float32),
-    "isolated_state": ((features.FEATURE_COUNT,), np.float32),
-    "rewards": ((ACTION_COUNT,), np.float32),
-    "level": ((), np.int8),
+    "state": ((LEVELS, features.FEATURE_COUNT), np.float32),
+    "rewards": ((LEVELS, ACTION_COUNT), np.float32),
+    "level": ((LEVELS,), np.int8),
     "last": ((), np.bool_),
     "terminated": ((), np.bool_),
     "malicious": ((), np.bool_),
-    "recorded": ((), np.bool_),
     "session": ((), np.int64),
     "attack_type": ((), np.int64),
+    "fold": ((), np.int8),
+    "priority": ((), np.float32),
 }
-"""`isolated_state` is the next state had isolation been raised here, zeros on last rows; `rewards`
-hold -inf where an action is masked at `level`; `terminated` marks a last row after which the
-artefact had ended by itself; `recorded` is False on copies with raised isolation; `session` and
-`attack_type` are `name_hash`es (0: benign)."""
+"""`level` is the level in force (never below the recording's own); `rewards` hold -inf where an
+action is masked at it; `terminated` marks a last row after which the artefact had ended by itself;
+`session` and `attack_type` are `name_hash`es (0: benign); `fold` is the group of sessions that a
+member of the ensemble never sees (-1: none); `priority` is one random number per trajectory, by
+which the replay keeps a uniform sample of what it has seen. Axis 1 of the first three is the level;
+an oracle's trajectories have one level only, and isolating stays on it."""
 
 
 def name_hash(name: str) -> int:
@@ -41,91 +46,74 @@ def name_hash(name: str) -> int:
 
 
 def rows_of(
-    episodes: Episodes,
-    rng: np.random.Generator,
-    costs: CostTable = reward.DEFAULT_COSTS,
-    isolation_trajectories: int = 1,
+    episodes: Episodes, rng: np.random.Generator, costs: CostTable = reward.DEFAULT_COSTS
 ) -> Columns:
-    """Rows of every episode as recorded, and of copies on which isolation was raised.
+    """Rows of every episode, back to back, at all isolation levels.
+
+    At a level above the recording's own, the past is drawn: isolation has been in force since a
+    random step of the episode, or begins with this window.
 
     Args:
         episodes: labelled episodes.
-        rng: draws the times of isolation.
+        rng: draws the steps since when isolation has been in force, and the priorities.
         costs: the cost table.
-        isolation_trajectories: copies per episode.
 
     Returns:
-        Columns of ROW_COLUMNS, all trajectories back to back.
+        Columns of ROW_COLUMNS, N rows; `fold` is -1 (see `folds.assign`).
     """
-    unattended = np.zeros(len(episodes.windows), dtype=np.int64)
-    parts = [_trajectories(episodes, unattended, costs, recorded=True)]
-    for _ in range(isolation_trajectories):
-        parts.append(
-            _trajectories(episodes, _random_schedule(episodes, rng), costs, recorded=False)
-        )
-    return {name: np.concatenate([part[name] for part in parts]) for name in ROW_COLUMNS}
-
-
-def _random_schedule(episodes: Episodes, rng: np.random.Generator) -> Ints:
-    """A level for every row: raised up to three times at random steps of each episode, [N]."""
-    lengths = np.repeat(episodes.lengths, episodes.lengths)
-    position = np.arange(len(lengths)) - np.repeat(episodes.offsets[:-1], episodes.lengths)
-    times = np.sort(rng.random((len(episodes), MAX_ISOLATION_LEVEL)) ** 2 * 1.5, axis=1)
-    times[:, 0] = np.minimum(times[:, 0], 0.5)
-    share = (position + 1) / lengths
-    level: Ints = (share[:, None] > np.repeat(times, episodes.lengths, axis=0)).sum(axis=1)
-    return level
-
-
-def _trajectories(episodes: Episodes, level: Ints, costs: CostTable, *, recorded: bool) -> Columns:
-    windows = isolated(episodes.windows, level)
-    states, _ = features.fold(windows, episodes.first, episodes.carry)
-    in_force = windows[:, -1].astype(np.int64)
-    last = np.zeros(len(windows), dtype=np.bool_)
-    last[episodes.offsets[1:] - 1] = True
-    rewards = reward.hindsight(
-        episodes.next_damage, episodes.per_row(episodes.malicious).astype(bool), in_force, costs
-    )
-    terminated = last & episodes.per_row(episodes.ended).astype(bool)
-    return {
-        "state": states,
-        "isolated_state": _after_isolating(episodes, windows, in_force, last),
-        "rewards": rewards.astype(np.float32),
-        "level": in_force.astype(np.int8),
-        "last": last,
-        "terminated": terminated,
-        "malicious": episodes.per_row(episodes.malicious),
-        "recorded": np.full(len(windows), recorded),
-        "session": episodes.per_row(_hashes(episodes.session)),
-        "attack_type": episodes.per_row(
-            np.where(episodes.malicious, _hashes(episodes.attack_type), 0)
-        ),
+    count = len(episodes.windows)
+    rows: Columns = {
+        name: np.zeros((count, *shape), dtype) for name, (shape, dtype) in ROW_COLUMNS.items()
     }
+    malicious = episodes.per_row(episodes.malicious)
+    for level in range(LEVELS):
+        windows = isolated(episodes.windows, np.full(count, level))
+        in_force = windows[:, LEVEL].astype(np.int64)
+        past = windows if not level else _isolated_since(episodes, windows, rng)
+        rows["state"][:, level] = features.step(np, windows, _carry_before(past, episodes))[0]
+        rows["level"][:, level] = in_force
+        rows["rewards"][:, level] = reward.hindsight(
+            episodes.next_damage, malicious, in_force, costs
+        )
+    rows["last"][episodes.offsets[1:] - 1] = True
+    rows["terminated"] = rows["last"] & episodes.per_row(episodes.ended)
+    rows["malicious"] = malicious
+    rows["session"] = episodes.per_row(_hashes(episodes.session))
+    types = np.where(episodes.malicious, _hashes(episodes.attack_type), 0)
+    rows["attack_type"] = episodes.per_row(types)
+    rows["fold"] -= 1
+    rows["priority"] = episodes.per_row(rng.random(len(episodes), dtype=np.float32))
+    return rows
+
+
+def as_recorded(rows: Columns) -> Columns:
+    """The rows at the recording's own isolation level alone: `state` [N, 30], `rewards` [N, 5]."""
+    lattice = ("state", "rewards", "level")
+    return {name: column[:, 0] if name in lattice else column for name, column in rows.items()}
+
+
+def starts(last: npt.NDArray[np.bool_]) -> Ints:
+    """The first row of each trajectory, [E]; rows after the last `last` are one of their own."""
+    return np.flatnonzero(np.append(True, last[:-1])[: len(last)])
+
+
+def _isolated_since(episodes: Episodes, windows: Floats, rng: np.random.Generator) -> Floats:
+    """The recorded windows up to a random step of each episode, the isolated ones from it on."""
+    since = np.ceil(rng.random(len(episodes)) * 1.25 * episodes.lengths)
+    position = np.arange(len(windows)) - episodes.per_row(episodes.offsets[:-1])
+    return np.where((position >= episodes.per_row(since))[:, None], windows, episodes.windows)
+
+
+def _carry_before(windows: Floats, episodes: Episodes) -> Floats:
+    """The carry before each row, [N, 14]: what `features.fold` keeps to itself."""
+    now, _ = features.observe(np, windows)
+    add = np.column_stack((now, np.ones(len(now)), windows[:, features.SIGNAL_COUNT]))
+    sums = np.vstack((np.zeros(features.CARRY_WIDTH), np.cumsum(add, axis=0)))
+    begin = sums[episodes.offsets[:-1]]
+    result: Floats = sums[:-1] + np.repeat(episodes.carry - begin, episodes.lengths, axis=0)
+    return result
 
 
 def _hashes(names: list[str]) -> Ints:
     known = {name: name_hash(name) for name in set(names)}
     return np.array([known[name] for name in names], dtype=np.int64)
-
-
-def _after_isolating(
-    episodes: Episodes, windows: Floats, level: Ints, last: Bools
-) -> npt.NDArray[np.float32]:
-    """The next state of each row had isolation been raised there, [N, 30]; zeros on last rows."""
-    now, _ = features.observe(np, windows)
-    carry = _running_carry(now, windows, episodes)
-    go_on = np.flatnonzero(~last)
-    raised = np.minimum(level[go_on] + 1, MAX_ISOLATION_LEVEL)
-    following = isolated(episodes.windows[go_on + 1], raised)
-    after, _ = features.step(np, following, carry[go_on])
-    result = np.zeros((len(windows), features.FEATURE_COUNT), dtype=np.float32)
-    result[go_on] = after
-    return result
-
-
-def _running_carry(now: Floats, windows: Floats, episodes: Episodes) -> Floats:
-    """The carry after each row, [N, 14]: what `features.fold` keeps to itself."""
-    add = np.column_stack((now, np.ones(len(now)), windows[:, features.SIGNAL_COUNT]))
-    sums = np.cumsum(add, axis=0)
-    before = np.vstack((np.zeros(features.CARRY_WIDTH), sums))[episodes.offsets[:-1]]
-    return sums + np.repeat(episodes.carry - before, episodes.lengths, axis=0)
