@@ -2,8 +2,9 @@
 
 Trajectory rows come in, a dictionary of numbers and tensors comes out, which a checkpoint stores.
 One feature, logistic regression and gradient boosting each give a score; one threshold (act) or
-two (review, act) make it a stopping rule. Hyper-parameters and thresholds are those of the highest
-utility on scores of sessions that the scorer was not fitted on; then it is refitted on all.
+two (review or isolate below, act above) make it a rule. Hyper-parameters and thresholds are those
+of the highest utility on scores of sessions that the scorer was not fitted on; then it is refitted
+on all.
 """
 
 import dataclasses
@@ -65,9 +66,9 @@ def tune(rows: Columns, seed: int = 0, known: dict[str, Any] | None = None) -> d
         known: an earlier result: its hyper-parameters are taken, models and thresholds are new.
 
     Returns:
-        name -> {"kind", the scorer's numbers, "act", "threshold", "act_threshold", "utility" (mean
-        discounted return on the scores that it was tuned by), "hyperparameters", "folds" (0 where
-        there were too few sessions to leave any out), "about"}; numbers, texts and tensors only.
+        name -> {"kind", the scorer's numbers, those of a `stopping.Rule`, "hyperparameters",
+        "folds" (0 where there were too few sessions to leave any out), "about"}; numbers, texts and
+        tensors only.
         Empty unless both classes are there.
     """
     rows = _watched(rows)
@@ -119,17 +120,22 @@ def score(baseline: Baseline, features: Floats) -> Floats:
 def decide(baseline: Baseline, features: Floats) -> tuple[Ints, Floats]:
     """A tuned baseline's decisions; features [N, 30] -> (actions [N], scores [N])."""
     scores = score(baseline, features)
-    stop = np.where(
-        scores > baseline["act_threshold"], baseline["act"], int(Action.REQUEST_HUMAN_REVIEW)
-    )
-    actions = np.where(scores > baseline["threshold"], stop, int(Action.CONTINUE_MONITORING))
+    watch = int(Action.CONTINUE_MONITORING)
+    below = np.where(scores > baseline["threshold"], baseline["band"], watch)
+    actions = np.where(scores > baseline["act_threshold"], baseline["act"], below)
     return actions.astype(np.int64), scores
+
+
+def _stopping(rows: Columns) -> Stopping:
+    return Stopping(rows, GAMMA, isolation_stays=bool(rows["isolation_stays"].all()))
 
 
 def _watched(rows: Columns) -> Columns:
     """The rows as recorded, without those under an isolation that was not in force."""
     kept = rows["recorded"] if "recorded" in rows else np.ones(len(rows["last"]), dtype=np.bool_)
     found = {name: rows[name][kept] for name in COLUMNS}
+    levels = rows["level"].shape[1] if rows["level"].ndim == 2 else 2
+    found["isolation_stays"] = np.full(len(found["last"]), levels > 1)  # not in an oracle
     for name in ("state", "rewards"):
         if found[name].ndim == 3:  # an axis of isolation levels
             found[name] = found[name][:, 0]
@@ -139,7 +145,7 @@ def _watched(rows: Columns) -> Columns:
 
 def _threshold_rule(rows: Columns) -> Baseline:
     """Of all features, in both directions, the one whose best threshold has the most utility."""
-    stopping = Stopping(rows, GAMMA)
+    stopping = _stopping(rows)
     states = rows["state"].astype(np.float64)
     rules = {
         (column, sign): stopping.best(sign * states[:, column])
@@ -164,12 +170,12 @@ def _search(
     family: Family, rows: Columns, names: dict[str, bool], seed: int
 ) -> dict[str, Hyperparameters]:
     """The hyper-parameters of highest utility for each of the names."""
-    stopping, folds = Stopping(rows, GAMMA), _folds(rows, seed)
+    stopping, folds = _stopping(rows), _folds(rows, seed)
     best: dict[str, tuple[float, Hyperparameters]] = {}
     for tried in family.grid:
         for hyperparameters, scores in _scores_left_out(family, rows, tried, folds, seed):
-            for name, review in names.items():
-                utility = stopping.best(scores, review=review).utility
+            for name, band in names.items():
+                utility = stopping.best(scores, band=band).utility
                 if name not in best or utility > best[name][0]:
                     best[name] = utility, hyperparameters
     return {name: chosen for name, (_, chosen) in best.items()}
@@ -183,15 +189,15 @@ def _fit(
     seed: int,
 ) -> dict[str, Baseline]:
     """Thresholds on left-out sessions, the scorer on all rows."""
-    stopping, folds = Stopping(rows, GAMMA), _folds(rows, seed)
+    stopping, folds = _stopping(rows), _folds(rows, seed)
     found: dict[str, Baseline] = {}
     scores: Floats | None = None
     model: dict[str, Any] = {}
-    for at, (name, review) in enumerate(names.items()):
+    for at, (name, band) in enumerate(names.items()):
         if scores is None or chosen[name] != list(chosen.values())[at - 1]:
             ((_, scores),) = _scores_left_out(family, rows, chosen[name], folds, seed)
             ((_, model),) = family.fit(rows, chosen[name], seed)
-        rule: Rule = stopping.best(scores, review=review)
+        rule: Rule = stopping.best(scores, band=band)
         found[name] = {
             **model,
             **rule._asdict(),

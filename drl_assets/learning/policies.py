@@ -108,7 +108,10 @@ def baseline_policy(baseline: dict[str, Any]) -> Policy:
 
     def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
         # as in training: a split between two float32 values must not be decided by their rounding
-        return baselines.decide(baseline, replay.features.astype(np.float32).astype(np.float64))
+        features = replay.features.astype(np.float32).astype(np.float64)
+        actions, scores = baselines.decide(baseline, features)
+        actions[(actions == Action.INCREASE_ISOLATION) & (replay.level > 0)] = 0  # it stays
+        return actions, scores
 
     return policy
 

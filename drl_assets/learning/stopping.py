@@ -14,15 +14,19 @@ from drl_assets.learning.episodes import Bools, Floats, Ints
 from drl_assets.learning.replay import Columns
 from drl_core.actions import CONTAINING, Action
 
-REVIEW_LEVELS = 64
-"""How many review thresholds are tried in a search for two."""
+BAND_LEVELS = 48
+"""How many lower thresholds are tried in a search for two."""
 
 
 class Rule(NamedTuple):
-    """Stop where a score exceeds `threshold`: by `act` where it exceeds `act_threshold` too, else
-    by review. Without a review band the two are equal."""
+    """`act` where a score exceeds `act_threshold`, else `band` where it exceeds `threshold`.
+
+    The two thresholds are equal where there is no band. A review ends the episode; isolation goes
+    on, and the rule goes on with it.
+    """
 
     act: int
+    band: int
     threshold: float
     act_threshold: float
     utility: float
@@ -40,14 +44,19 @@ class Sweep(NamedTuple):
     """Share of benign trajectories that are stopped; NaN where there are none."""
 
 
-class _Steps(NamedTuple):
-    """What changes as the margin rises past each level; arrays [R], levels rise."""
+class _Path(NamedTuple):
+    """Where the running maximum of a score rises, in order of the trajectories; arrays [R]."""
 
+    record: Ints
+    """The rows."""
+    final: Bools
+    """The last of its trajectory."""
+    order: Ints
+    """Sorts them by score."""
     level: Floats
-    change: Floats
-    """Of the sum of returns, once the margin has passed the level."""
-    freed: Ints
-    """The trajectory that is no longer stopped at all, -1 where it is stopped later."""
+    """Their scores, sorted."""
+    peak: Floats
+    """[M], the running maximum at every row."""
 
 
 class Stopping:
@@ -57,59 +66,98 @@ class Stopping:
         starts: [E] first row of each trajectory.
         trajectory: [M] each row's trajectory.
         malicious: [E].
-        worth: [M, 5] discounted return of a trajectory that is watched before the row, where the
-            action is taken and nothing follows; -inf where the action is masked.
-        watched: [E] discounted return of only watching.
+        rewards: [M, 5] of each action; -inf where masked.
+        isolation_stays: isolation, once raised, is in force to the end (False in the oracles).
     """
 
-    def __init__(self, rows: Columns, gamma: float) -> None:
+    def __init__(self, rows: Columns, gamma: float, *, isolation_stays: bool = True) -> None:
         first = np.append(True, rows["last"][:-1])[: len(rows["last"])]
         self.starts: Ints = np.flatnonzero(first)
         self.trajectory: Ints = np.cumsum(first) - 1
         self.malicious: Bools = rows["malicious"][self.starts]
-        discount = gamma ** (np.arange(len(first)) - self.starts[self.trajectory])
-        rewards = rows["rewards"].astype(np.float64)
-        total = np.append(0.0, np.cumsum(discount * rewards[:, Action.CONTINUE_MONITORING]))
-        before = total[:-1] - total[self.starts][self.trajectory]
-        self.worth: Floats = before[:, None] + discount[:, None] * rewards
-        self.watched: Floats = np.diff(total[np.append(self.starts, len(first))])
+        self.rewards: Floats = rows["rewards"].astype(np.float64)
+        self.isolation_stays = isolation_stays
+        position = np.arange(len(first)) - self.starts[self.trajectory]
+        self._discount: Floats = np.float64(gamma) ** position
 
-    def best(self, score: Floats, *, review: bool = False) -> Rule:
-        """The rule of highest mean return on a score [M], with or without a review band."""
-        search = self._best_with_review if review else self._best
-        return max((search(score, act) for act in CONTAINING), key=lambda rule: rule.utility)
+    def best(self, score: Floats, *, band: bool = False) -> Rule:
+        """The rule of highest mean return on a score [M], with or without a band below the act.
+
+        The band is the better of review and isolation; isolation is taken not to change the score.
+        """
+        path = self._path(score)
+        rules = [self._best(path, act) for act in CONTAINING]
+        if band:
+            rules += [
+                search(path, score, act)
+                for search in (self._best_with_review, self._best_with_isolation)
+                for act in CONTAINING
+            ]
+        return max(rules, key=lambda rule: rule.utility)
 
     def sweep(self, score: Floats, act: Ints) -> Sweep:
         """Stopping with `act` [M] where the score [M] exceeds a margin, at every margin."""
-        worth = self.worth[np.arange(len(score)), act]
-        steps = self._steps(score, worth)
-        kept, margin = _margins(steps.level)
-        utility = worth[self.starts].sum() + np.append(0.0, np.cumsum(steps.change))
+        path = self._path(score)
+        before, watched = self._watch(self.rewards[:, Action.CONTINUE_MONITORING])
+        worth = before + self._discount * self.rewards[np.arange(len(score)), act]
+        kept, margin = _margins(path.level)
+        utility = self._totals(path, worth, watched)[kept] / len(self.starts)
+        freed = np.where(path.final, self.trajectory[path.record], -1)[path.order]
         shares = []
         for of in (self.malicious, ~self.malicious):
-            freed = np.append(0, np.cumsum((steps.freed >= 0) & of[steps.freed]))
-            shares.append(1 - freed / of.sum() if of.any() else np.full(len(freed), np.nan))
-        return Sweep(margin, utility[kept] / len(of), shares[0][kept], shares[1][kept])
+            gone = np.append(0, np.cumsum((freed >= 0) & of[freed]))[kept]
+            shares.append(1 - gone / of.sum() if of.any() else np.full(len(gone), np.nan))
+        return Sweep(margin, utility, shares[0], shares[1])
 
-    def _best(self, score: Floats, act: Action) -> Rule:
-        worth = self.worth[:, act]
-        steps = self._steps(score, worth)
-        kept, margin = _margins(steps.level)
-        total = (worth[self.starts].sum() + np.append(0.0, np.cumsum(steps.change)))[kept]
+    def _watch(self, reward: Floats) -> tuple[Floats, Floats]:
+        """Return before each row, [M], and of whole trajectories, [E], where nothing is stopped."""
+        total = np.append(0.0, np.cumsum(self._discount * reward))
+        before = total[:-1] - total[self.starts][self.trajectory]
+        return before, np.diff(total[np.append(self.starts, len(reward))])
+
+    def _totals(self, path: _Path, worth: Floats, watched: Floats) -> Floats:
+        """Sum of returns where no level, the lowest, the two lowest, .. is exceeded, [R + 1]."""
+        later = np.where(
+            path.final, watched[self.trajectory[path.record]], worth[np.append(path.record[1:], 0)]
+        )
+        change = (later - worth[path.record])[path.order]
+        result: Floats = worth[self.starts].sum() + np.append(0.0, np.cumsum(change))
+        return result
+
+    def _best(self, path: _Path, act: Action, running: Floats | None = None) -> Rule:
+        """The best threshold where rows that are not stopped pay `running` [M]."""
+        running = self.rewards[:, Action.CONTINUE_MONITORING] if running is None else running
+        before, watched = self._watch(running)
+        worth = before + self._discount * self.rewards[:, act]
+        kept, margin = _margins(path.level)
+        total = self._totals(path, worth, watched)[kept]
         at = int(total.argmax())
-        threshold = float(margin[at])
-        return Rule(int(act), threshold, threshold, float(total[at]) / len(self.starts))
+        threshold, utility = float(margin[at]), float(total[at]) / len(self.starts)
+        return Rule(int(act), int(act), threshold, threshold, utility)
 
-    def _best_with_review(self, score: Floats, act: Action) -> Rule:
-        record = self._records(score)
-        trajectory = self.trajectory[record]
+    def _best_with_isolation(self, path: _Path, score: Floats, act: Action) -> Rule:
+        watching = self.rewards[:, Action.CONTINUE_MONITORING]
+        isolating = self.rewards[:, Action.INCREASE_ISOLATION]
+        isolating = np.where(np.isfinite(isolating), isolating, watching)
+        seen = path.peak if self.isolation_stays else score
+        found = []
+        for threshold in _margins(_quantiles(seen))[1]:
+            rule = self._best(path, act, np.where(seen > threshold, isolating, watching))
+            found.append(
+                rule._replace(band=int(Action.INCREASE_ISOLATION), threshold=float(threshold))
+            )
+        return max(found, key=lambda rule: rule.utility)
+
+    def _best_with_review(self, path: _Path, score: Floats, act: Action) -> Rule:
+        record, trajectory = path.record, self.trajectory[path.record]
         begins = np.flatnonzero(np.append(True, trajectory[1:] > trajectory[:-1]))
         counts = np.diff(np.append(begins, len(record)))
-        acting, reviewing = self.worth[:, act], self.worth[:, Action.REQUEST_HUMAN_REVIEW]
-        levels = np.unique(np.quantile(score[record], np.linspace(0, 1, REVIEW_LEVELS)))
-        tried = [self._best(score, a).threshold for a in (act, Action.REQUEST_HUMAN_REVIEW)]
+        before, watched = self._watch(self.rewards[:, Action.CONTINUE_MONITORING])
+        acting = before + self._discount * self.rewards[:, act]
+        reviewing = before + self._discount * self.rewards[:, Action.REQUEST_HUMAN_REVIEW]
+        tried = [self._best(path, a).threshold for a in (act, Action.REQUEST_HUMAN_REVIEW)]
         found = []
-        for threshold in (*tried, *_margins(levels)[1]):
+        for threshold in (*tried, *_margins(_quantiles(score[record]))[1]):
             below = np.add.reduceat(score[record] <= threshold, begins, dtype=np.int64)
             stopped = below < counts
             row = record[(begins + below)[stopped]]
@@ -118,28 +166,26 @@ class Stopping:
             # acting on the n highest scores instead of reviewing them, for every n
             gain = np.append(0.0, np.cumsum((acting - reviewing)[row][order]))[::-1][kept]
             at = int(gain.argmax())
-            total = self.watched[~stopped].sum() + reviewing[row].sum() + gain[at]
+            total = watched[~stopped].sum() + reviewing[row].sum() + gain[at]
             found.append((float(total), float(threshold), max(float(margin[at]), float(threshold))))
         total, threshold, act_threshold = max(found)
-        return Rule(int(act), threshold, act_threshold, total / len(self.starts))
+        review, utility = int(Action.REQUEST_HUMAN_REVIEW), total / len(self.starts)
+        return Rule(int(act), review, threshold, act_threshold, utility)
 
-    def _steps(self, score: Floats, worth: Floats) -> _Steps:
-        record = self._records(score)
+    def _path(self, score: Floats) -> _Path:
+        values, rank = np.unique(score, return_inverse=True)
+        lift = self.trajectory * len(values)
+        running = np.maximum.accumulate(rank + lift)
+        record = np.flatnonzero(np.append(True, running[1:] > running[:-1]))
         trajectory = self.trajectory[record]
         final = np.append(trajectory[1:] > trajectory[:-1], True)
-        later = np.where(final, self.watched[trajectory], worth[np.append(record[1:], 0)])
         order = np.argsort(score[record], kind="stable")
-        return _Steps(
-            score[record][order],
-            (later - worth[record])[order],
-            np.where(final, trajectory, -1)[order],
-        )
+        return _Path(record, final, order, score[record][order], values[running - lift])
 
-    def _records(self, score: Floats) -> Ints:
-        """Rows whose score exceeds all before it in the trajectory, [R]."""
-        values, rank = np.unique(score, return_inverse=True)
-        running = np.maximum.accumulate(rank + self.trajectory * len(values))
-        return np.flatnonzero(np.append(True, running[1:] > running[:-1]))
+
+def _quantiles(score: Floats) -> Floats:
+    result: Floats = np.unique(np.quantile(score, np.linspace(0, 1, BAND_LEVELS)))
+    return result
 
 
 def _margins(level: Floats) -> tuple[Ints, Floats]:

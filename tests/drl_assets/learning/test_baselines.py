@@ -25,8 +25,11 @@ NAMES = {
 
 
 def recorded(episodes: Episodes) -> Columns:
-    rows = trajectories.rows_of(episodes, np.random.default_rng(0), DEFAULT_COSTS)
-    return baselines._watched(rows)
+    return trajectories.rows_of(episodes, np.random.default_rng(0), DEFAULT_COSTS)
+
+
+def watched(episodes: Episodes) -> Columns:
+    return baselines._watched(recorded(episodes))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def test_with_one_session_a_class_it_is_tuned_in_sample_and_says_so() -> None:
 
 
 def test_scores_that_tune_come_from_a_scorer_that_never_saw_the_session(episodes: Episodes) -> None:
-    rows = recorded(episodes)
+    rows = watched(episodes)
     folds = baselines._folds(rows, seed=0)
     assert np.array_equal(np.sort(np.concatenate(folds)), np.arange(len(rows["last"])))
     for left_out in folds:
@@ -94,7 +97,7 @@ def test_kept_trees_decide_as_the_fitted_ones(count: int) -> None:
 def test_the_kept_linear_model_decides_as_the_fitted_one(episodes: Episodes) -> None:
     from sklearn.linear_model import LogisticRegression
 
-    rows = recorded(episodes)
+    rows = watched(episodes)
     states = rows["state"].astype(np.float64)
     scaled = states - states.mean(axis=0)
     scaled /= np.maximum(states.std(axis=0), scorers.LEAST_SPREAD)
@@ -111,7 +114,7 @@ def test_a_checkpoint_keeps_them_as_numbers_and_tensors(
     buffer = io.BytesIO()
     torch.save(tuned, buffer)
     loaded = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-    states = recorded(episodes)["state"].astype(np.float64)
+    states = watched(episodes)["state"].astype(np.float64)
     for name in NAMES:
         for one, two in zip(
             baselines.decide(tuned[name], states),

@@ -23,36 +23,45 @@ def rows_of(lengths: list[int], seed: int) -> tuple[Columns, np.ndarray]:
     return {"last": last, "malicious": malicious, "rewards": rewards}, score
 
 
-def value(rows: Columns, score: np.ndarray, rule: tuple[int, float, float]) -> float:
-    """Mean return of a rule, window after window."""
-    act, threshold, act_threshold = rule
-    total, discount, running = 0.0, 1.0, True
+def value(
+    rows: Columns, score: np.ndarray, rule: tuple[int, int, float, float], *, stays: bool = True
+) -> float:
+    """Mean return of (act, band, threshold, act_threshold), window after window."""
+    act, band, threshold, act_threshold = rule
+    total, discount, running, isolated = 0.0, 1.0, True, False
     for reward, now, last in zip(rows["rewards"], score, rows["last"], strict=True):
         if running:
-            stop = now > threshold
-            action = 0 if not stop else act if now > act_threshold else 4
-            total += discount * float(reward[action])
-            running = not stop
+            action = act if now > act_threshold else band if now > threshold else 0
+            isolated = action == 1 or (isolated and stays)
+            total += discount * float(reward[action if action > 1 else int(isolated)])
+            running = action < 2
         discount *= GAMMA
         if last:
-            discount, running = 1.0, True
+            discount, running, isolated = 1.0, True, False
     return total / int(rows["last"].sum())
 
 
 @settings(max_examples=150, deadline=None)
-@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=6), seed=st.integers(0, 10**6))
-def test_the_best_thresholds_are_the_best_of_all(lengths: list[int], seed: int) -> None:
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=6),
+    seed=st.integers(0, 10**6),
+    stays=st.booleans(),
+)
+def test_the_best_thresholds_are_the_best_of_all(
+    lengths: list[int], seed: int, stays: bool
+) -> None:
     rows, score = rows_of(lengths, seed)
-    stopping = Stopping(rows, GAMMA)
-    for review in (False, True):
+    stopping = Stopping(rows, GAMMA, isolation_stays=stays)
+    for band in (False, True):
         tried = [
-            (act, low, high if review else low)
-            for act, low, high in product((2, 3), LEVELS, LEVELS)
+            (act, kind, low, high if band else low)
+            for act, kind, low, high in product((2, 3), (1, 4), LEVELS, LEVELS)
         ]
-        best = stopping.best(score, review=review)
-        assert np.isclose(best.utility, max(value(rows, score, rule) for rule in tried))
-        rule = (best.act, best.threshold, best.act_threshold)
-        assert np.isclose(best.utility, value(rows, score, rule))
+        best = stopping.best(score, band=band)
+        rule = (best.act, best.band, best.threshold, best.act_threshold)
+        assert np.isclose(best.utility, value(rows, score, rule, stays=stays))
+        wanted = max(value(rows, score, rule, stays=stays) for rule in tried)
+        assert np.isclose(best.utility, wanted)
 
 
 @settings(max_examples=100, deadline=None)
@@ -63,7 +72,7 @@ def test_a_sweep_gives_every_margin_its_return_and_shares(lengths: list[int], se
     sweep = stopping.sweep(score, np.full(len(score), 3))
     highest = np.maximum.reduceat(score, stopping.starts)
     for margin, utility, contained, interrupted in zip(*sweep, strict=True):
-        assert np.isclose(utility, value(rows, score, (3, margin, margin)))
+        assert np.isclose(utility, value(rows, score, (3, 4, margin, margin)))
         for share, of in ((contained, stopping.malicious), (interrupted, ~stopping.malicious)):
             if of.any():
                 assert np.isclose(share, (highest[of] > margin).mean())
