@@ -43,6 +43,7 @@ properties: install ## the table of the 44 correctness properties, with results
 bench: install ## benchmarks against named peers, in one run
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.freshness
+	$(BIN)/python -m benchmarks.training
 
 sample: install ## record the sample again (needs strace)
 	$(BIN)/python samples/record.py

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.training [--rounds N] [--updates N] [--regret SECONDS]`.
+"""`python -m benchmarks.training [--rounds N] [--updates N] [--seeds N]`.
 
 Part one: updates of DQN per second of processor time, on one thread. Each contender lives in a
 process of its own and the processes take turns, so that what slows the machine slows all of them;
@@ -27,6 +27,7 @@ REACH = {
 }
 """Least ratio of our updates per second to each (shared goals, see docs/learning.md)."""
 SAMPLING_REACH = 7.0
+REGRET_REACH = 0.2
 CHECKPOINT_REACH_S, MEMORY_REACH_MB = 0.15, 1000.0
 
 
@@ -96,6 +97,20 @@ def saving(rounds: int) -> None:
     print(f"the process with its replay: {resident:,.0f} MB (reach < {MEMORY_REACH_MB:,.0f})")
 
 
+def regrets(seeds: int, trajectories: int, with_sb3: bool) -> None:
+    """Part three: the table of regrets."""
+    from benchmarks.training import regret
+
+    print(f"\nregret on G2 at equal CPU seconds, from {trajectories:,} trajectories")
+    print(f"{'':<28}{'CPU s':>8}{'regret':>9}   of each seed, as a share of always-monitor's")
+    lines = regret.compare(seeds, trajectories, with_sb3)
+    print(*lines, sep="\n")
+    if with_sb3:
+        best = min(statistics.mean(line.shares) for line in lines[1:])
+        ours = statistics.mean(lines[0].shares)
+        print(f"ours is {ours / best:.2f} of the better one of SB3's (reach <= {REGRET_REACH})")
+
+
 def installed() -> tuple[list[str], list[str]]:
     """Contenders that can run here, and a line for each that cannot."""
     from benchmarks.training import peers
@@ -123,12 +138,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="at least 2")
     parser.add_argument("--updates", type=int, default=1000, help="of each contender in a round")
+    parser.add_argument("--seeds", type=int, default=3, help="of part three; 0 leaves it out")
+    parser.add_argument("--trajectories", type=int, default=10_000, help="of part three")
     options = parser.parse_args()
     names, absent = installed()
     print(*versions(names), sep=", ")
     print(*absent, sep="\n", end="\n" if absent else "")
     updates(names, options.rounds, options.updates)
     saving(options.rounds)
+    if options.seeds:
+        regrets(options.seeds, options.trajectories, "Stable-Baselines3" in names)
 
 
 if __name__ == "__main__":

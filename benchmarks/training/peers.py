@@ -183,7 +183,7 @@ def cleanrl(data: Columns) -> Jobs:
         old_val = q_network(batch.observations).gather(1, batch.actions).squeeze()
         loss = nn.functional.mse_loss(td_target, old_val)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step % TARGET == 0:
             for target, online in zip(
