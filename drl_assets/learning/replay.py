@@ -94,5 +94,7 @@ class ReplayBuffer:
         """All rows, oldest first, as copies."""
         with self._lock:
             start = self._next if self._size == self.capacity else 0
-            order = (start + np.arange(self._size)) % self.capacity
-            return {name: column[order] for name, column in self._columns.items()}
+            return {
+                name: np.concatenate((column[start : self._size], column[:start]))
+                for name, column in self._columns.items()
+            }
