@@ -164,13 +164,10 @@ def containment_over_time(result: dict[str, Any]) -> "Figure":
 
 
 def calibration(result: dict[str, Any]) -> "Figure":
-    """Share of malicious episodes against the confidence that containing them is right.
-
-    Two thresholds on one scorer are one score, so they are drawn once.
-    """
+    """Share of malicious episodes against the confidence that containing them is right."""
     figure, axis = _figure(size=(8, 4.5))
     axis.plot([0, 1], [0, 1], color="#bbbbbb", linestyle=":")
-    every = {n: one for n, one in result["calibration"].items() if not n.endswith("_2")}
+    every = result["calibration"]
     for name, one in every.items():
         if one["bins"]:
             axis.plot(

@@ -130,7 +130,7 @@ def evaluate(
         )
     q_values = policies.onnx_q(export.session(release.model))
     tuned, missing = _tuned_baselines(bundle, release)
-    result = evaluation.table(policies.greedy(q_values), episodes, tuned, costs, seed)
+    result = evaluation.table(policies.greedy(q_values), episodes, tuned, costs, seed, q_values)
     result["notes"] += missing
     result["off_policy"] = off_policy.estimate(frame, q_values, costs, seed)
     about = {

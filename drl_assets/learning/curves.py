@@ -74,22 +74,35 @@ def containment_over_time(
     }
 
 
-def calibration(score: Floats, malicious: Bools) -> dict[str, Any]:
-    """How often containing would be right, beside how confident the policy is.
+def logistic(score: Floats) -> Floats:
+    """Log-odds as probabilities."""
+    result: Floats = 1 / (1 + np.exp(-np.clip(score, -50, 50)))
+    return result
 
-    The confidence of an episode is the logistic function of the highest score while only watching:
-    that of the decision to contain it where the policy wants to most, as attack patterns store it.
-    Containing is right where the episode is malicious.
+
+def implied(q: Floats, costs: CostTable) -> Floats:
+    """The probability of malice that Q-values [N, 5] speak of, [N].
+
+    Quarantine costs `interrupt_quarantine` where the episode is benign and nothing where it is
+    malicious, so its Q-value is that cost times the probability that it is benign.
+    """
+    cost = max(costs.interrupt_quarantine, 1e-9)
+    result: Floats = np.clip(1 + q[:, Action.QUARANTINE_FILE] / cost, 0.0, 1.0)
+    return result
+
+
+def calibration(confidence: Floats, malicious: Bools) -> dict[str, Any]:
+    """How often containing would be right (the episode is malicious), beside the confidence in it.
 
     Args:
-        score: [E].
+        confidence: [E], the highest while only watching: of the decision to contain an episode
+            where that is most wanted.
         malicious: [E].
 
     Returns:
         brier, ece (mean over episodes of |confidence - share| of their bin; None of no episodes)
         and bins: low, high, episodes, confidence (mean), malicious (share).
     """
-    confidence = 1 / (1 + np.exp(-np.clip(score, -50, 50)))
     member = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     bins = []
     for at in range(BINS):
@@ -106,7 +119,7 @@ def calibration(score: Floats, malicious: Bools) -> dict[str, Any]:
             )
     gaps = [b["episodes"] * abs(b["confidence"] - b["malicious"]) for b in bins]
     return {
-        "brier": float(((confidence - malicious) ** 2).mean()) if len(score) else None,
-        "ece": float(sum(gaps) / len(score)) if len(score) else None,
+        "brier": float(((confidence - malicious) ** 2).mean()) if len(confidence) else None,
+        "ece": float(sum(gaps) / len(confidence)) if len(confidence) else None,
         "bins": bins,
     }

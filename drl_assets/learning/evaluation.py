@@ -5,6 +5,7 @@ and `table` puts the served policy beside its baselines. Evaluation never trains
 tuned (`baselines.tune`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from drl_assets.learning.environment import LockstepReplay
 from drl_assets.learning.episodes import Bools, Episodes, Floats, Ints
 from drl_assets.learning.policies import (
     Policy,
+    QValues,
     always_terminate,
     clairvoyant,
     network_policy,
@@ -92,7 +94,7 @@ def simulate(policy: Policy, episodes: Episodes, costs: CostTable = reward.DEFAU
         final[active[stops & terminated]] = actions[stops & terminated]
         in_force = np.minimum(level + (actions == Action.INCREASE_ISOLATION), 3)
         damage[active] += np.where(stops, 0.0, following[rows] * (1 - effectiveness[in_force]))
-    watched = _watched_scores(policy, episodes, costs)
+    watched = _watched(lambda replay: policy(replay)[1], episodes, costs)
     return Played(
         returns=returns,
         final_action=final,
@@ -104,13 +106,16 @@ def simulate(policy: Policy, episodes: Episodes, costs: CostTable = reward.DEFAU
     )
 
 
-def _watched_scores(policy: Policy, episodes: Episodes, costs: CostTable) -> Floats:
-    scores = np.empty(len(episodes.windows))
+def _watched(
+    of: Callable[[LockstepReplay], Floats], episodes: Episodes, costs: CostTable
+) -> Floats:
+    """A number of each window while only watching, [N]."""
+    found = np.empty(len(episodes.windows))
     replay = LockstepReplay(episodes, costs)
     while len(replay.active):
-        _, scores[replay.rows] = policy(replay)
+        found[replay.rows] = of(replay)
         replay.step(np.full(len(replay.active), Action.CONTINUE_MONITORING, dtype=np.int64))
-    return scores
+    return found
 
 
 Metrics = dict[str, float | None]
@@ -191,8 +196,17 @@ def table(
     baselines: dict[str, Any],
     costs: CostTable = reward.DEFAULT_COSTS,
     seed: int = 0,
+    q_values: QValues | None = None,
 ) -> dict[str, Any]:
     """The table of policies, as `drl evaluate --json` prints it.
+
+    Args:
+        served: our policy.
+        episodes: held-out episodes.
+        baselines: from `baselines.tune`.
+        costs: the cost table.
+        seed: of the random policy and the bootstrap.
+        q_values: of our policy, for its calibration; left out without them.
 
     Returns:
         episodes, malicious, sessions, sessions_malicious, sessions_benign, unlabelled; policies
@@ -239,12 +253,25 @@ def table(
             for name, one in scoring.items()
         },
         "calibration": {
-            name: curves.calibration(one.score, malicious)
-            for name, one in scoring.items()
-            if name != "threshold_rule"  # its score is a feature, not a log-odds
+            name: curves.calibration(confidence, malicious)
+            for name, confidence in _confidences(played, q_values, episodes, costs).items()
         },
         "notes": notes(episodes),
     }
+
+
+def _confidences(
+    played: dict[str, Played], q_values: QValues | None, episodes: Episodes, costs: CostTable
+) -> dict[str, Floats]:
+    """Highest confidence of each episode, [E]: of our Q-values, and of scores that are log-odds."""
+    found: dict[str, Floats] = {}
+    if q_values is not None and len(episodes):
+        ours = _watched(lambda replay: curves.implied(q_values(replay), costs), episodes, costs)
+        found["drl"] = np.maximum.reduceat(ours, episodes.offsets[:-1])
+    for name in ("logistic_regression", "gradient_boosting"):
+        if name in played:
+            found[name] = curves.logistic(played[name].score)
+    return found
 
 
 def _groups(

@@ -33,8 +33,10 @@ ABOUT = {
     ),
     "containment_over_time": "Share of the malicious episodes ended by a time.",
     "calibration": (
-        "Confidence: the logistic function of the highest score while only watching. Right: the "
-        "episode is malicious. ECE over ten bins; each bin's share against its mean confidence."
+        "Confidence that containing is right, the highest of an episode while only watching: for "
+        "`drl` the probability of malice that its Q-values speak of, 1 + Q(quarantine) / cost of "
+        "interrupting; for classifiers their own probability. Right: the episode is malicious. ECE "
+        "over ten bins; each bin's share against its mean confidence."
     ),
     "per_attack_type": "Ours, on the malicious episodes of each type.",
     "timeline": "Q-values over one episode; dotted: where the policy isolates and ends it.",

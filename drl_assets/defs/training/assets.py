@@ -76,8 +76,14 @@ def policy_evaluation(
     version = latest_version(context.instance)
     trained = checkpoint.load(project.checkpoint_path(version))
     episodes = held_out_episodes(project)
-    policy = evaluation.network_policy(trained.network())
-    result = evaluation.table(policy, episodes, trained.baselines, project.settings.costs)
+    q_values = policies.network_q(trained.network())
+    result = evaluation.table(
+        policies.greedy(q_values),
+        episodes,
+        trained.baselines,
+        project.settings.costs,
+        q_values=q_values,
+    )
     write_atomically(project.evaluation_path(version), json.dumps(result).encode())
     return dg.MaterializeResult(
         metadata={
@@ -92,7 +98,7 @@ def policy_evaluation(
             "policies": views.policy_table(result),
             "attack_types": views.group_table(result["per_attack_type"], "attack type"),
             "sources": views.group_table(result["per_source"], "source"),
-            **views.evaluation_pictures(result, policies.network_q(trained.network()), episodes),
+            **views.evaluation_pictures(result, q_values, episodes),
             "path": dg.MetadataValue.path(project.evaluation_path(version)),
         }
     )

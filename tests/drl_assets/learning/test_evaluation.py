@@ -278,7 +278,7 @@ def test_the_cost_curve_is_that_of_simulated_margins(episodes: Episodes) -> None
 
 def test_calibration_by_hand() -> None:
     score = np.array([0.0, 0.0, 50.0, -50.0])
-    got = curves.calibration(score, np.array([True, False, True, True]))
+    got = curves.calibration(curves.logistic(score), np.array([True, False, True, True]))
     assert got["brier"] == pytest.approx((0.25 + 0.25 + 0 + 1) / 4)
     assert got["ece"] == pytest.approx(0.25)
     assert [(b["low"], b["episodes"], b["malicious"]) for b in got["bins"]] == [
@@ -286,6 +286,13 @@ def test_calibration_by_hand() -> None:
         (0.5, 2, 0.5),
         (0.9, 1, 1.0),
     ]
+
+
+def test_q_values_speak_of_the_posterior_that_made_them() -> None:
+    belief = np.linspace(0, 1, 11)
+    q = np.zeros((11, 5))
+    q[:, Action.QUARANTINE_FILE] = -DEFAULT_COSTS.interrupt_quarantine * (1 - belief)
+    np.testing.assert_allclose(curves.implied(q, DEFAULT_COSTS), belief, atol=1e-12)
 
 
 @pytest.mark.parametrize(
