@@ -48,13 +48,14 @@ class RecordedTrajectories(gymnasium.Env[Floats, np.int64]):
         """Begin a trajectory."""
         super().reset(seed=seed)
         self._row = int(self.np_random.integers(len(self._last) // WINDOWS)) * WINDOWS
-        return self._states[self._row], {}
+        return self._states[self._row].copy(), {}
 
     def step(self, action: np.int64) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         """The action's reward in this window; an action that ends it, or the last window, ends."""
         reward, last = float(self._rewards[self._row, action]), bool(self._last[self._row])
         self._row += not last
-        return self._states[self._row], reward, last or int(action) in TERMINAL, False, {}
+        ended = last or int(action) in TERMINAL
+        return self._states[self._row].copy(), reward, ended, False, {}
 
 
 def greedy(network: torch.nn.Module) -> Policy:
