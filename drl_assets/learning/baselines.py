@@ -22,6 +22,7 @@ from drl_assets.learning.network import choose_device, seeded_network
 from drl_assets.learning.replay import Columns
 from drl_assets.learning.scorers import Family, Hyperparameters
 from drl_assets.learning.stopping import Rule, Stopping
+from drl_assets.learning.trajectories import as_recorded
 from drl_core import reward
 from drl_core.actions import Action
 from drl_core.features import FEATURES
@@ -132,14 +133,11 @@ def _stopping(rows: Columns) -> Stopping:
 
 def _watched(rows: Columns) -> Columns:
     """The rows as recorded, without those under an isolation that was not in force."""
-    kept = rows["recorded"] if "recorded" in rows else np.ones(len(rows["last"]), dtype=np.bool_)
-    found = {name: rows[name][kept] for name in COLUMNS}
-    levels = rows["level"].shape[1] if rows["level"].ndim == 2 else 2
-    found["isolation_stays"] = np.full(len(found["last"]), levels > 1)  # not in an oracle
-    for name in ("state", "rewards"):
-        if found[name].ndim == 3:  # an axis of isolation levels
-            found[name] = found[name][:, 0]
+    found = as_recorded({name: rows[name] for name in COLUMNS})
+    found["last"] = found["last"].copy()
     found["last"][-1:] = True  # a replay may end in the middle of a trajectory
+    oracle = rows["state"].shape[1] == 1
+    found["isolation_stays"] = np.full(len(found["last"]), not oracle)
     return found
 
 

@@ -9,6 +9,7 @@ import torch
 from drl_assets.learning import baselines, scorers, trajectories
 from drl_assets.learning.episodes import Episodes
 from drl_assets.learning.evaluation import metrics, simulate
+from drl_assets.learning.oracles import G1
 from drl_assets.learning.policies import baseline_policy
 from drl_assets.learning.replay import Columns
 from drl_core.reward import DEFAULT_COSTS
@@ -22,6 +23,15 @@ NAMES = {
     "gradient_boosting",
     "gradient_boosting_2",
 }
+
+
+CHEAP = {
+    "logistic_regression": {"hyperparameters": {"c": 10.0, "weighting": "rows"}},
+    "logistic_regression_2": {"hyperparameters": {"c": 10.0, "weighting": "rows"}},
+    "gradient_boosting": {"hyperparameters": {**baselines.BOOSTING.grid[0], "iterations": 5}},
+    "gradient_boosting_2": {"hyperparameters": {**baselines.BOOSTING.grid[0], "iterations": 5}},
+}
+"""Hyper-parameters of an earlier result, so that a test need not search."""
 
 
 def recorded(episodes: Episodes) -> Columns:
@@ -145,16 +155,7 @@ def test_two_thresholds_are_never_worse_than_one_on_what_they_are_tuned_by(
 
 def test_a_replay_that_ends_within_a_trajectory_can_be_tuned_on(episodes: Episodes) -> None:
     rows = {name: column[3:-3] for name, column in recorded(episodes).items()}
-    known = {
-        name: {"hyperparameters": one}
-        for name, one in {
-            "logistic_regression": baselines.LOGISTIC.grid[0],
-            "logistic_regression_2": baselines.LOGISTIC.grid[0],
-            "gradient_boosting": {**baselines.BOOSTING.grid[0], "iterations": 5},
-            "gradient_boosting_2": {**baselines.BOOSTING.grid[0], "iterations": 5},
-        }.items()
-    }
-    assert set(baselines.tune(rows, known=known)) == NAMES
+    assert set(baselines.tune(rows, known=CHEAP)) == NAMES
 
 
 def test_the_reports_dqn_is_a_baseline_too(episodes: Episodes) -> None:
@@ -164,3 +165,14 @@ def test_the_reports_dqn_is_a_baseline_too(episodes: Episodes) -> None:
     assert np.isfinite(played.returns).all()
     again = baselines.report_dqn(episodes, SMALL)
     assert all(torch.equal(again["weights"][k], v) for k, v in one["weights"].items())
+
+
+def test_logistic_regression_with_two_thresholds_is_nearly_optimal_on_g1() -> None:
+    """A sequential probability ratio test is optimal there, and this is one."""
+    tuned = baselines.tune(G1.sample(1000, seed=0), known=CHEAP)
+    shares = {
+        name: G1.regret(lambda states, one=tuned[name]: baselines.decide(one, states)[0]).share
+        for name in ("logistic_regression", "logistic_regression_2")
+    }
+    assert shares["logistic_regression_2"] < 0.01
+    assert shares["logistic_regression"] > 0.1, "one threshold cannot isolate while in doubt"
