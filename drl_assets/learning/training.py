@@ -57,6 +57,7 @@ def train(
     batches: list[str] | None = None,
     progress: Progress = lambda done, total, text: None,
     progress_path: Path | None = None,
+    tune_baselines: bool = True,
 ) -> Checkpoint:
     """Learn a policy.
 
@@ -68,6 +69,7 @@ def train(
         batches: the new batches' keys, for lineage.
         progress: told after every stretch of training.
         progress_path: where an unfinished run is kept and resumed from, bit for bit.
+        tune_baselines: whether the checkpoint shall carry baselines tuned on the same rows.
 
     Raises:
         NothingToLearn: no labelled episode.
@@ -85,6 +87,7 @@ def train(
     torch.set_num_threads(1)  # two are slower for a network of this size
     task = _Task(episodes, learning, costs, parent, progress, progress_path)
     learned = (_learn_report if learning.preset == "report" else _learn_default)(task)
+    rows = learned.pop("rows")
     if progress_path is not None:
         progress_path.unlink(missing_ok=True)
     network: QFunction = learned.pop("network")
@@ -99,6 +102,7 @@ def train(
         final_average_reward=float(returns.mean()),
         batches=[*(parent.batches if parent else []), *(batches or [])],
         parent_version=parent.version if parent else None,
+        baselines=task.baselines(rows) if tune_baselines else {},
         **learned,
     )
 
@@ -203,7 +207,7 @@ def _learn_default(task: _Task) -> dict[str, Any]:
         "losses": state.losses,
         "returns": [],
         "max_gradient_norm": state.max_gradient_norm,
-        "baselines": task.baselines(rows),
+        "rows": rows,
     }
 
 
@@ -280,5 +284,5 @@ def _learn_report(task: _Task) -> dict[str, Any]:
         "losses": state.losses,
         "returns": state.returns,
         "max_gradient_norm": state.max_gradient_norm,
-        "baselines": task.baselines(task.rows),
+        "rows": task.rows,
     }
