@@ -129,6 +129,15 @@ def evaluation_pictures(
     return {name: picture(figure, name.replace("_", " ")) for name, figure in figures.items()}
 
 
+def gate_table(gates: dict[str, dict[str, Any]]) -> dg.MarkdownMetadataValue:
+    """What each gate said of a release."""
+    rows = [
+        (name, "passed" if one["passed"] else one["severity"], one["reason"])
+        for name, one in gates.items()
+    ]
+    return _markdown_table(("gate", "verdict", "reason"), rows)
+
+
 def pattern_table(patterns: Sequence["AttackPattern"]) -> dg.MarkdownMetadataValue:
     """Patterns by attack type and action."""
     counts: dict[tuple[str, str], int] = {}

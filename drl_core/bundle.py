@@ -29,6 +29,8 @@ from drl_core.features import CARRY_WIDTH, FEATURE_COUNT, FEATURES_VERSION, WIND
 from drl_core.landing import write_atomically
 
 MAX_BLOB_BYTES = 64 << 20
+WITHDRAWN = ".withdrawn"
+"""Suffix of a release file that is set aside; its sequence number is not given again."""
 Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 INPUTS = {"windows": WINDOW_WIDTH, "carry": CARRY_WIDTH}
@@ -250,18 +252,60 @@ class ModelStore:
             BundleError: there is no earlier model.
         """
         current = self.load(trusted).manifest
-        passed = {current.model_version}
+        earlier = self._before(current.model_version, trusted)
+        if earlier is None:
+            raise BundleError("rollback", f"there is no model before {current.model_version}")
+        again = msgspec.structs.replace(earlier.manifest, rollback_of=current.model_version)
+        return self.publish(earlier.model, again, key)
+
+    def take_back(
+        self, version: str, trusted: TrustedKeys, key: Ed25519PrivateKey
+    ) -> Manifest | None:
+        """Roll back a release that turned out wrong, be it that it cannot even be read.
+
+        The model before it is released again. Where there is none, the release is withdrawn: the
+        pointer goes, and the release is set aside for a look, so that no rollback comes upon it.
+        Nothing happens where another model is the current one by now.
+
+        Args:
+            version: the model that must not be served.
+            trusted: public keys by key id.
+            key: signs the rollback.
+
+        Returns:
+            What is released now, None where nothing is.
+        """
+        try:
+            current = self.load(trusted).manifest
+        except FileNotFoundError:
+            return None
+        except BundleError:
+            current = None  # not fit to be served, whatever it says that it is
+        if current is not None and current.model_version != version:
+            return current
+        earlier = self._before(version, trusted)
+        if earlier is not None:
+            again = msgspec.structs.replace(earlier.manifest, rollback_of=version)
+            return self.publish(earlier.model, again, key)
+        with FileLock(self.root / ".publish.lock"):
+            self.current_path.unlink()
+            for path in self.releases():
+                path.rename(path.with_suffix(WITHDRAWN))
+        return None
+
+    def _before(self, version: str, trusted: TrustedKeys) -> Release | None:
+        """The newest release of another model that was not taken back itself."""
+        passed = {version}
         for path in reversed(self.releases()):
-            earlier = self.load(trusted, path)
+            try:
+                earlier = self.load(trusted, path)
+            except BundleError:
+                continue  # it can be served no more, so it is none to go back to
             if earlier.manifest.rollback_of:
                 passed.add(earlier.manifest.rollback_of)
-            if (
-                earlier.manifest.sequence < current.sequence
-                and earlier.manifest.model_version not in passed
-            ):
-                again = msgspec.structs.replace(earlier.manifest, rollback_of=current.model_version)
-                return self.publish(earlier.model, again, key)
-        raise BundleError("rollback", f"there is no model before {current.model_version}")
+            if earlier.manifest.model_version not in passed:
+                return earlier
+        return None
 
     def _read_blob(self, manifest: Manifest) -> bytes:
         if manifest.blob != f"blobs/{manifest.sha256}.onnx":
@@ -282,7 +326,8 @@ class ModelStore:
         return model
 
     def _last_sequence(self) -> int:
-        numbers = [int(path.stem) for path in self.releases() if re.fullmatch(r"\d+", path.stem)]
+        files = [*self.releases(), *(self.root / "releases").glob(f"[0-9]*{WITHDRAWN}")]
+        numbers = [int(path.stem) for path in files if re.fullmatch(r"\d+", path.stem)]
         return max(numbers, default=0)
 
 

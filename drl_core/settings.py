@@ -57,6 +57,32 @@ class Retraining(_Section, frozen=True):
     """Older batches are compacted by day."""
 
 
+class Gates(_Section, frozen=True):
+    """What a challenger must hold to be released; utilities are in the cost table's unit."""
+
+    delta: Annotated[float, Meta(ge=0)] = 0.1
+    """How much less utility per episode than the champion's, or a baseline's, is tolerated."""
+    delta_per_type: Annotated[float, Meta(ge=0)] = 0.5
+    """The same within an attack type, which is told by fewer episodes."""
+    type_sessions: Annotated[int, Meta(ge=2)] = 10
+    """Held-out sessions that an attack type must have to be judged by itself."""
+    interruption_budget: Share = 0.01
+    """Share of benign episodes that may be ended by terminate or quarantine."""
+    review_cap: Share = 0.5
+    """Share of all episodes that may be sent to review."""
+    oracle_regret: Annotated[float, Meta(gt=0)] = 0.1
+    """On generators of known optimum, as a share of always-monitor's regret."""
+    drift_psi: Annotated[float, Meta(gt=0)] = 0.25
+    """Population stability index of a feature above which a warning is given."""
+    drift_ks: Annotated[float, Meta(gt=0, le=1)] = 0.3
+    """The same of the Kolmogorov-Smirnov distance."""
+    label_auc: Share = 0.5
+    """New labels are refused where the champion's AUC on them is below this beyond doubt; 0 lets
+    every label through, for those that a person has looked at."""
+    label_surprise: Annotated[float, Meta(ge=0)] = 1.0
+    """Nats of log-loss on new labels beyond the champion's own left-out ones: a warning."""
+
+
 class Serving(_Section, frozen=True):
     """The inference service."""
 
@@ -88,6 +114,7 @@ class Settings(_Section, frozen=True):
     ui_port: Port = 3000
     learning: Learning = field(default_factory=Learning)
     retraining: Retraining = field(default_factory=Retraining)
+    gates: Gates = field(default_factory=Gates)
     serving: Serving = field(default_factory=Serving)
     alerts: Alerts = field(default_factory=Alerts)
     costs: CostTable = field(default_factory=CostTable)
@@ -126,7 +153,7 @@ class SettingsError(ValueError):
     """A configuration that cannot be used; the message names the field and what it should be."""
 
 
-_SECTIONS = ("learning", "retraining", "serving", "alerts", "costs")
+_SECTIONS = ("learning", "retraining", "gates", "serving", "alerts", "costs")
 _RESERVED = {"DRL_ENV", "DRL_CONFIG"}
 
 

@@ -53,13 +53,23 @@ class Project(dg.ConfigurableResource[Any]):
     def evaluation_path(self, version: str) -> Path:
         return self.settings.checkpoints_path / f"{version}.evaluation.json"
 
+    def gates_path(self, version: str) -> Path:
+        """A folder with a file for each gate that a model came to."""
+        return self.settings.checkpoints_path / f"{version}.gates"
+
     @property
-    def champion(self) -> bundle.Manifest | None:
-        """The released model, None before the first release."""
+    def released(self) -> bundle.Release | None:
+        """The verified release, None before the first one."""
         try:
-            return self.models.load(bundle.trusted_keys(self.settings.keys_path)).manifest
+            return self.models.load(bundle.trusted_keys(self.settings.keys_path))
         except FileNotFoundError:
             return None
+
+    @property
+    def champion(self) -> bundle.Manifest | None:
+        """What is known of the released model, None before the first release."""
+        released = self.released
+        return released.manifest if released else None
 
 
 def latest_version(instance: dg.DagsterInstance, asset: str = "trained_checkpoint") -> str:

@@ -197,6 +197,7 @@ def table(
     costs: CostTable = reward.DEFAULT_COSTS,
     seed: int = 0,
     q_values: QValues | None = None,
+    champion: Policy | None = None,
 ) -> dict[str, Any]:
     """The table of policies, as `drl evaluate --json` prints it.
 
@@ -207,16 +208,20 @@ def table(
         costs: the cost table.
         seed: of the random policy and the bootstrap.
         q_values: of our policy, for its calibration; left out without them.
+        champion: the released policy that ours would replace, if there is one.
 
     Returns:
         episodes, malicious, sessions, sessions_malicious, sessions_benign, unlabelled; policies
         (name -> metrics, the served one as `drl`); intervals (name -> 95 %); advantage (baseline ->
         95 % interval of the paired mean difference in return, drl minus baseline, sessions
-        resampled; None with one session) and advantage_mean; per_attack_type, per_source and
-        held_out_sessions, see `_groups`; cost_curve, containment_over_time and calibration, see
-        `curves`; notes, see `notes`.
+        resampled; None with one session) and advantage_mean; against_champion (figure -> mean and
+        interval of the paired difference, see `_paired`; None without one); per_attack_type,
+        per_source and held_out_sessions, see `_groups`; cost_curve, containment_over_time and
+        calibration, see `curves`; notes, see `notes`.
     """
     policies = {**standing_policies(baselines, seed), "drl": served, "clairvoyant": clairvoyant}
+    if champion is not None:
+        policies["champion"] = champion
     played = {name: simulate(policy, episodes, costs) for name, policy in policies.items()}
     sessions, malicious = Sessions(episodes.session, seed), episodes.malicious
     ours, every = played["drl"].returns, np.ones(len(episodes))
@@ -239,6 +244,7 @@ def table(
         "advantage_mean": {
             name: float(gain.mean()) if len(gain) else None for name, gain in others.items()
         },
+        "against_champion": _paired(played, malicious, sessions),
         "per_attack_type": _groups(types, played, episodes, seed),
         "per_source": _groups(sources, played, episodes, seed),
         "held_out_sessions": _sessions(sessions, episodes, played["drl"]),
@@ -283,13 +289,30 @@ def _groups(
         of = np.flatnonzero(group == name)
         part = episodes.select(of)
         within = {policy: _only(one, of) for policy, one in played.items()}
+        drawn = Sessions(part.session, seed)
         found[str(name)] = {
             "episodes": len(part),
             "malicious": int(part.malicious.sum()),
             "sessions": len(set(part.session)),
             "policies": {policy: metrics(one, part.malicious) for policy, one in within.items()},
-            "intervals": intervals(within["drl"], part, seed),
+            "intervals": intervals(within["drl"], part, seed, drawn),
+            "against_champion": _paired(within, part.malicious, drawn),
         }
+    return found
+
+
+def _paired(
+    played: dict[str, Played], malicious: Bools, sessions: Sessions
+) -> dict[str, dict[str, Any]] | None:
+    """Ours minus the champion's, episode by episode, of the figures that the gates compare."""
+    if "champion" not in played:
+        return None
+    ours, theirs = (_ratios(played[name], malicious) for name in ("drl", "champion"))
+    found = {}
+    for figure in ("utility", "benign_interruption", "review_load"):
+        gain, of = ours[figure][0] - theirs[figure][0], ours[figure][1]
+        mean = float(gain.sum() / of.sum()) if of.sum() > 0 else None
+        found[figure] = {"mean": mean, "interval": sessions.ratio(gain, of)}
     return found
 
 

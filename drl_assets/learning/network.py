@@ -79,10 +79,14 @@ class PosteriorQNetwork(QFunction):
 
     def forward(self, features: Tensor) -> Tensor:
         """Q-values [N, 5] of features [N, 30]."""
+        return posterior_q(self.heads(features).mean(dim=0), self.slope, self.offset)
+
+    def heads(self, features: Tensor) -> Tensor:
+        """What each member says of features [N, 30], [K, N, 11]."""
         h = (features - self.mean) / self.scale
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = (h.relu() if i else h) @ weight + bias
-        return posterior_q(h.mean(dim=0), self.slope, self.offset)
+        return h
 
 
 def posterior_q(heads: Tensor, slope: Tensor, offset: Tensor) -> Tensor:

@@ -246,6 +246,44 @@ def test_a_second_rollback_goes_further_back_not_forth(store: ModelStore) -> Non
     assert store.load(TRUSTED).model == MODEL
 
 
+def damage_blob(store: ModelStore) -> None:
+    (store.root / store.load(TRUSTED).manifest.blob).write_bytes(b"something else")
+
+
+def damage_pointer(store: ModelStore) -> None:
+    store.current_path.write_bytes(b"{}")
+
+
+@pytest.mark.parametrize("damage", [None, damage_blob, damage_pointer])
+def test_a_release_that_turned_out_wrong_is_taken_back_even_where_it_cannot_be_read(
+    store: ModelStore, damage: Callable[[ModelStore], None] | None
+) -> None:
+    store.publish(b"two", named("v2"), KEY)
+    if damage:
+        damage(store)
+    for _ in range(2):  # the second time there is nothing left to do
+        now = store.take_back("v2", TRUSTED, KEY)
+        assert now == store.load(TRUSTED).manifest
+        assert (now.model_version, now.sequence, now.rollback_of) == ("v1", 3, "v2")
+    assert store.load(TRUSTED).model == MODEL
+
+
+def test_a_first_release_that_turned_out_wrong_is_withdrawn(store: ModelStore) -> None:
+    for _ in range(2):
+        assert store.take_back("v1", TRUSTED, KEY) is None
+        with pytest.raises(FileNotFoundError):
+            store.load(TRUSTED)
+    again = store.publish(b"two", named("v2"), KEY)
+    assert again.sequence == 2  # its number is not given again
+    with pytest.raises(BundleError, match="no model before v2"):
+        store.rollback(TRUSTED, KEY)
+
+
+def test_another_model_than_the_one_that_turned_out_wrong_stays(store: ModelStore) -> None:
+    assert store.take_back("v0", TRUSTED, KEY) == store.load(TRUSTED).manifest
+    assert len(store.releases()) == 1
+
+
 def test_a_signing_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     first, second = bundle.signing_key(tmp_path), bundle.signing_key(tmp_path)
     assert first.private_bytes_raw() == second.private_bytes_raw()

@@ -38,6 +38,20 @@ def new_experiences(project: Project, learned: set[str]) -> tuple[pl.DataFrame, 
     return rows.filter(~pl.col("held_out")), sorted(rows["batch"].unique().to_list())
 
 
+def rows_for_training(
+    project: Project, batches: set[str], learned: set[str]
+) -> pl.DataFrame | None:
+    """Labelled training rows of these batches but for those learned from; None without any."""
+    scan = project.tables.scan("experiences", without=learned)
+    if scan is None or not batches - learned:
+        return None
+    return scan.filter(
+        ~pl.col("held_out"),
+        pl.col("is_malicious").is_not_null(),
+        pl.col("batch").is_in(sorted(batches)),
+    ).collect()
+
+
 def held_out_episodes(project: Project) -> "Episodes":
     """All labelled episodes of the held-out sessions.
 

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from drl_assets import views
 from drl_assets.defs.resources import Project, latest_version
 from drl_assets.provenance import git_commit
 
@@ -50,18 +51,19 @@ def onnx_model(context: dg.AssetExecutionContext, project: Project) -> dg.Materi
 def published_model(
     context: dg.AssetExecutionContext, project: Project
 ) -> dg.MaterializeResult[None]:
-    """The release: signed manifest and blob in the model store; the service takes it by itself."""
+    """The release: signed manifest, gates included, and blob; the service takes it by itself."""
     import json
 
-    from drl_assets.learning import checkpoint, release
+    from drl_assets.learning import checkpoint, gates, release
     from drl_core import bundle
 
     version = latest_version(context.instance, "onnx_model")
     path = project.checkpoint_path(version)
+    evaluation = json.loads(project.evaluation_path(version).read_bytes())
     manifest = release.manifest(
         checkpoint.load(path),
         path,
-        evaluation=json.loads(project.evaluation_path(version).read_bytes()),
+        evaluation={**evaluation, "gates": gates.recorded(project.gates_path(version))},
         run_id=context.run.run_id,
         commit=git_commit(),
     )
@@ -77,6 +79,7 @@ def published_model(
             "sha256": signed.sha256,
             "parent_version": signed.parent_version or "none",
             "batches": len(signed.batch_partitions),
+            "gates": views.gate_table(signed.evaluation["gates"]),
             "git_commit": signed.git_commit or "not in a checkout",
             "path": dg.MetadataValue.path(project.models.current_path),
         }

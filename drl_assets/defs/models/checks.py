@@ -1,34 +1,51 @@
-"""Gates on the graph and on the release."""
+"""Gates on the graph and on the release; a release that fails is taken back by itself."""
 
 import dagster as dg
 
+from drl_assets.defs.experiences.selection import held_out_episodes
 from drl_assets.defs.resources import Project, latest_version
+from drl_assets.defs.verdicts import reported
 
 
 @dg.asset_check(asset="onnx_model", blocking=True)
 def onnx_parity(context: dg.AssetCheckExecutionContext, project: Project) -> dg.AssetCheckResult:
     """On 65,536 states ONNX Runtime agrees with torch and numpy, and no best action flips."""
     from drl_assets.learning import checkpoint, export
+    from drl_assets.learning.gates import Verdict
 
     version = latest_version(context.instance, "onnx_model")
     network = checkpoint.load(project.checkpoint_path(version)).network()
     found = export.parity(network, project.onnx_path(version).read_bytes())
     agree = found["q_error"] <= 1e-5 and found["feature_error"] <= 1e-6
-    return dg.AssetCheckResult(passed=agree and found["argmax_flips"] == 0, metadata={**found})
+    verdict = Verdict(
+        "onnx_parity",
+        agree and found["argmax_flips"] == 0,
+        f"Q-values differ by {found['q_error']:.1e} at most, {found['argmax_flips']} of "
+        f"{found['states']} best actions flip",
+        figures=dict(found),
+    )
+    return reported(project, version, verdict)
 
 
 @dg.asset_check(asset="published_model", blocking=True)
 def signature_and_manifest(
     context: dg.AssetCheckExecutionContext, project: Project
 ) -> dg.AssetCheckResult:
-    """What a service would load verifies, and is this very model with its whole lineage."""
+    """What a service would load verifies, and is this very model with its whole lineage.
+
+    A release that does not is taken back: the model before it is released again.
+    """
     import hashlib
 
+    from drl_assets.learning import export
     from drl_core import bundle
 
     version = latest_version(context.instance, "published_model")
-    settings = project.settings
-    release = project.models.load(bundle.trusted_keys(settings.keys_path))
+    try:
+        release = project.models.load(bundle.trusted_keys(project.settings.keys_path))
+        export.check_golden(release)
+    except (bundle.BundleError, FileNotFoundError) as cause:
+        return _refused(project, version, str(cause))
     manifest = release.manifest
     digest = hashlib.sha256(project.checkpoint_path(version).read_bytes()).hexdigest()
     wrong = [
@@ -42,6 +59,70 @@ def signature_and_manifest(
         }.items()
         if not holds
     ]
+    if wrong:
+        return _refused(project, version, f"wrong in the manifest: {', '.join(wrong)}")
+    return dg.AssetCheckResult(passed=True, metadata={"sequence": manifest.sequence})
+
+
+@dg.asset_check(asset="published_model", blocking=True)
+def plays_as_evaluated(
+    context: dg.AssetCheckExecutionContext, project: Project
+) -> dg.AssetCheckResult:
+    """The released graph agrees with the trained network on 65,536 states and on every episode.
+
+    Every held-out episode is played with both; what becomes of it must be the same. A release that
+    does otherwise is taken back.
+    """
+    import numpy as np
+
+    from drl_assets.learning import checkpoint, evaluation, export
+    from drl_core import bundle
+
+    version = latest_version(context.instance, "published_model")
+    try:
+        release = project.models.load(bundle.trusted_keys(project.settings.keys_path))
+    except (bundle.BundleError, FileNotFoundError) as cause:
+        return _refused(project, version, str(cause))
+    if release.manifest.model_version != version:
+        return _refused(project, version, f"{release.manifest.model_version} is released instead")
+    network = checkpoint.load(project.checkpoint_path(version)).network()
+    episodes, costs = held_out_episodes(project), project.settings.costs
+    session = export.session(release.model)
+    ours, theirs = (
+        evaluation.simulate(policy, episodes, costs)
+        for policy in (evaluation.network_policy(network), evaluation.onnx_policy(session))
+    )
+    found = {
+        "episodes": len(episodes),
+        "played_otherwise": int((ours.final_action != theirs.final_action).sum()),
+        "greatest_difference": float(np.abs(ours.returns - theirs.returns).max(initial=0.0)),
+        **export.parity(network, release.model),
+    }
+    # a tie between two actions may fall either way on another runtime
+    most = max(1, len(episodes) // 1000)
+    if found["argmax_flips"] or found["played_otherwise"] > most:
+        return _refused(
+            project,
+            version,
+            f"{found['played_otherwise']} of {len(episodes)} held-out episodes end otherwise, "
+            f"{found['argmax_flips']} of {found['states']} best actions flip",
+        )
+    return dg.AssetCheckResult(passed=True, metadata=found)
+
+
+def _refused(project: Project, version: str, reason: str) -> dg.AssetCheckResult:
+    """Take a release back; again and again comes to the same."""
+    from drl_core import bundle
+
+    keys = project.settings.keys_path
+    now = project.models.take_back(version, bundle.trusted_keys(keys), bundle.signing_key(keys))
+    serves = f"{now.model_version} is released" if now else "there was none before: none is"
     return dg.AssetCheckResult(
-        passed=not wrong, metadata={"sequence": manifest.sequence, "wrong_fields": wrong}
+        passed=False,
+        description=f"{reason}; {version} is taken back, {serves}",
+        metadata={
+            "reason": reason,
+            "taken_back": version,
+            "released_now": now.model_version if now else "none",
+        },
     )

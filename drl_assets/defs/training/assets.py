@@ -67,15 +67,16 @@ def trained_checkpoint(
 def policy_evaluation(
     context: dg.AssetExecutionContext, project: Project
 ) -> dg.MaterializeResult[None]:
-    """The policy beside its baselines on the held-out sessions; evaluation never trains."""
+    """The policy beside its baselines and the champion on the held-out sessions; never trains."""
     import json
 
-    from drl_assets.learning import checkpoint, evaluation, policies
+    from drl_assets.learning import checkpoint, evaluation, export, policies
     from drl_core.landing import write_atomically
 
     version = latest_version(context.instance)
     trained = checkpoint.load(project.checkpoint_path(version))
-    episodes = held_out_episodes(project)
+    episodes, released = held_out_episodes(project), project.released
+    champion = policies.onnx_policy(export.session(released.model)) if released else None
     q_values = policies.network_q(trained.network())
     result = evaluation.table(
         policies.greedy(q_values),
@@ -83,6 +84,7 @@ def policy_evaluation(
         trained.baselines,
         project.settings.costs,
         q_values=q_values,
+        champion=champion,
     )
     write_atomically(project.evaluation_path(version), json.dumps(result).encode())
     return dg.MaterializeResult(

@@ -110,6 +110,9 @@ def opened(home: Path, url: str, **settings: str) -> Iterator[Graph]:
         "DRL_CONFIG": str(home / "config"),
         "DRL_DATABASE_URL": url,
         "DRL_LEARNING__GRADIENT_STEPS": "100",
+        "DRL_LEARNING__INCREMENTAL_STEPS": "100",
+        "DRL_LEARNING__VALIDATION_STEPS": "50",
+        "DRL_LEARNING__EPISODES": "20",
         **settings,
     }
     with pytest.MonkeyPatch.context() as patch:

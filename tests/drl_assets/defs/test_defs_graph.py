@@ -44,11 +44,21 @@ BATCH_CHECKS = {
 }
 MODEL_CHECKS = {
     "finite_and_bounded",
+    "drift_within_bounds",
+    "labels_consistent",
+    "oracle_regret",
     "not_worse_than_doing_nothing_or_everything",
+    "not_worse_than_champion",
+    "interruption_within_budget",
+    "not_worse_than_supervised",
+    "review_within_cap",
     "onnx_parity",
     "signature_and_manifest",
+    "plays_as_evaluated",
     "pattern_count",
 }
+MAY_WARN = {"interruption_within_budget", "labels_consistent", "drift_within_bounds"}
+"""What so few episodes cannot show; and the second batch begins in the middle of episodes."""
 
 
 @dataclass
@@ -106,7 +116,9 @@ def test_every_check_is_evaluated_and_passes(history: History) -> None:
     ):
         found = checks_of(run)
         assert found.keys() == expected
-        assert [name for name, one in found.items() if not one.passed] == []
+        failed = {name: one.severity for name, one in found.items() if not one.passed}
+        assert failed.keys() <= MAY_WARN
+        assert set(failed.values()) <= {dg.AssetCheckSeverity.WARN}
 
 
 def test_metadata_shows_counts_tables_and_pictures(history: History) -> None:
