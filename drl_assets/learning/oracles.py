@@ -225,7 +225,7 @@ def returns(rows: Columns, actions: npt.NDArray[np.integer]) -> Floats:
     """Discounted return of each sampled trajectory when the action at every row is given.
 
     Args:
-        rows: what `Oracle.sample` returned.
+        rows: what `Oracle.sample` returned, through `trajectories.as_recorded`.
         actions: an action for each row, [N]; the first that terminates, quarantines or asks for a
             review ends its trajectory, and those after it do not count.
 

@@ -21,7 +21,7 @@ def targets(
     """Regression targets of all five actions at every row and level.
 
     y(terminating a) = r_a;  y(continue) = r + gamma * U(next window);  y(isolate) = r + gamma *
-    U(next window, one level up), with U = (1 - lambda) max Q + lambda * y(greedy action). A
+    U(next window, a level above that in force), with U = (1 - lambda) max Q + lambda * y(greedy action). A
     truncated record is bootstrapped with its last state's own value, a terminated one with 0.
 
     Args:
@@ -36,7 +36,7 @@ def targets(
     """
     q = masked_q(heads, calibration, rows)
     best, greedy = q.max(axis=2), q.argmax(axis=2)
-    up = np.minimum(np.arange(best.shape[1]) + 1, best.shape[1] - 1)
+    up = np.minimum(rows["level"].astype(np.int64) + 1, best.shape[1] - 1)
     y = rows["rewards"].astype(np.float64)
     last = rows["last"]
     beyond = np.where(rows["terminated"][:, None], 0.0, best)
@@ -47,7 +47,8 @@ def targets(
         running = lengths > distance
         row = ends[running] - distance
         y[row, :, Action.CONTINUE_MONITORING] += gamma * value[row]
-        y[row, :, Action.INCREASE_ISOLATION] += gamma * value[row][:, up]
+        isolated = np.take_along_axis(value[row], up[row], axis=1)
+        y[row, :, Action.INCREASE_ISOLATION] += gamma * isolated
         followed = np.take_along_axis(y[row], greedy[row][..., None], axis=2)[..., 0]
         worth = (1 - trace) * best[row] + trace * followed
         inner = lengths[running] > distance + 1

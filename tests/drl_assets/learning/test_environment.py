@@ -2,7 +2,6 @@
 
 import warnings
 
-import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drl_assets import pipeline
-from drl_assets.learning import trajectories
 from drl_assets.learning.environment import ContainmentEnv, LockstepReplay
 from drl_assets.learning.episodes import NETWORK, Episodes, from_experiences, isolated
 from drl_core import features
@@ -53,45 +51,6 @@ def test_the_hindsight_rewards_are_those_of_stepping_with_each_action(events: li
             assert truncated == (step == last and not terminated)
             if action == WATCH and step < last:
                 np.testing.assert_allclose(following, states[step + 1], atol=1e-6)
-
-
-@pytest.mark.property(15)
-@pytest.mark.property(18)
-@settings(max_examples=60, deadline=None)
-@given(
-    recordings=st.lists(strategies.episodes(max_windows=6), min_size=1, max_size=3),
-    seed=st.integers(0, 2**32),
-)
-def test_rows_of_the_learner_are_those_of_the_replay_also_under_isolation(
-    recordings: list[list[Event]], seed: int
-) -> None:
-    named = [
-        [msgspec.structs.replace(e, episode_id=f"e{n}") for e in events]
-        for n, events in enumerate(recordings)
-    ]
-    _, episodes = recorded(*named)
-    count = len(episodes.windows)
-    rows = trajectories.rows_of(episodes, np.random.default_rng(seed))
-    assert len(rows["state"]) == 2 * count
-    for start in (0, count):  # as recorded, then with raised levels
-        for e in range(len(episodes)):
-            span = np.arange(episodes.offsets[e], episodes.offsets[e + 1])
-            levels = rows["level"][start + span].astype(np.int64)
-            assert (np.diff(levels) >= 0).all()
-            carry = episodes.carry[e : e + 1]
-            for at, level in zip(span, levels, strict=True):
-                window = isolated(episodes.windows[at : at + 1], np.array([level]))
-                state, carry = features.step(np, window, carry)
-                np.testing.assert_allclose(rows["state"][start + at], state[0], atol=1e-6)
-                ends = at == span[-1]
-                assert rows["last"][start + at] == ends
-                assert rows["terminated"][start + at] == (ends and episodes.ended[e])
-                if not ends:
-                    raised = np.array([min(level + 1, 3)])
-                    after = isolated(episodes.windows[at + 1 : at + 2], raised)
-                    expected, _ = features.step(np, after, carry)
-                    got = rows["isolated_state"][start + at]
-                    np.testing.assert_allclose(got, expected[0], atol=1e-6)
 
 
 @pytest.mark.property(18)
@@ -171,6 +130,15 @@ def test_gymnasiums_own_checker_finds_nothing(episodes: Episodes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(ContainmentEnv(episodes), skip_render_check=True)
+
+
+def test_stable_baselines3_trains_on_it_unchanged(episodes: Episodes) -> None:
+    sb3 = pytest.importorskip("stable_baselines3", reason="a peer of the extra `bench`")
+    agent = sb3.DQN("MlpPolicy", ContainmentEnv(episodes), learning_starts=50, seed=0, device="cpu")
+    agent.learn(total_timesteps=300)
+    observation, _ = ContainmentEnv(episodes).reset(seed=0)
+    action, _ = agent.predict(observation, deterministic=True)
+    assert int(action) in list(Action)
 
 
 def test_a_reset_draws_by_its_seed_or_takes_the_named_episode(episodes: Episodes) -> None:

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from drl_assets.learning import oracles
 from drl_assets.learning.oracles import G1, G2, WINDOWS, Oracle
 from drl_assets.learning.replay import Columns, ReplayBuffer
-from drl_assets.learning.trajectories import ROW_COLUMNS, name_hash
+from drl_assets.learning.trajectories import ROW_COLUMNS, as_recorded, name_hash
 from drl_core.actions import Action
 
 Floats = npt.NDArray[np.float64]
@@ -30,6 +30,11 @@ def always(action: int) -> oracles.Policy:
 
 def ups(oracle: Oracle, states: oracles.States) -> Ints:
     return np.rint(states[:, 1 : 1 + 2 * oracle.channels : 2] * WINDOWS).astype(np.int64)
+
+
+def recorded(oracle: Oracle, count: int, seed: int) -> Columns:
+    """Rows without the axis of isolation levels: `state` [N, 30], `rewards` [N, 5]."""
+    return as_recorded(oracle.sample(count, seed))
 
 
 def near(sample: Floats, exact: float) -> bool:
@@ -56,7 +61,7 @@ def test_the_optima_and_the_regrets_of_doing_one_thing_are_the_stated_ones() -> 
 @pytest.mark.property(32)
 @both
 def test_the_exact_values_are_those_of_20000_fresh_trajectories(oracle: Oracle) -> None:
-    rows = oracle.sample(20_000, seed=11)
+    rows = recorded(oracle, 20_000, seed=11)
     assert near(oracles.returns(rows, oracle.optimal_actions(rows["state"])), oracle.optimum)
     for action in Action:
         chosen = np.full(len(rows["state"]), action)
@@ -66,7 +71,7 @@ def test_the_exact_values_are_those_of_20000_fresh_trajectories(oracle: Oracle) 
 @pytest.mark.property(32)
 @both
 def test_nothing_returns_more_than_the_optimum(oracle: Oracle) -> None:
-    rows = oracle.sample(20_000, seed=12)
+    rows = recorded(oracle, 20_000, seed=12)
     rng = np.random.default_rng(0)
     q = oracle.q_values(rows["state"])
     best = oracles.returns(rows, q.argmax(axis=1))
@@ -93,7 +98,7 @@ def test_the_regret_of_a_changing_policy_agrees_with_plain_returns(oracle: Oracl
         eager = np.where(states[:, -1] > 0.97, QUARANTINE, ISOLATE)
         return np.where(states[:, 1] > 0.3, eager, CONTINUE)
 
-    rows = oracle.sample(20_000, seed=13)
+    rows = recorded(oracle, 20_000, seed=13)
     best, ours = oracle.optimal_actions(rows["state"]), meddling(rows["state"])
     plain = oracles.returns(rows, best) - oracles.returns(rows, ours)
     found = oracle.regret(meddling, count=10_000)
@@ -104,7 +109,7 @@ def test_the_regret_of_a_changing_policy_agrees_with_plain_returns(oracle: Oracl
 
 @both
 def test_sampled_families_occur_as_often_as_the_posterior_says(oracle: Oracle) -> None:
-    rows = oracle.sample(20_000, seed=14)
+    rows = recorded(oracle, 20_000, seed=14)
     family = np.unique(rows["attack_type"].reshape(-1, WINDOWS)[:, 0], return_inverse=True)[1]
     kinds = np.unique(rows["attack_type"])
     assert kinds[0] == 0
@@ -183,7 +188,7 @@ def _decide(logit: Floats, low: float, high: float) -> Ints:
 
 @pytest.mark.property(32)
 def test_on_g1_logistic_regression_with_two_thresholds_comes_near_the_optimum() -> None:
-    model, low, high = _two_thresholds(G1.sample(2000, seed=1))  # 0.0041, stated as 0.004
+    model, low, high = _two_thresholds(recorded(G1, 2000, seed=1))  # 0.0041, stated as 0.004
     found = G1.regret(lambda states: _decide(model.decision_function(states), low, high))
     assert 0 < found.mean < 0.006
 
@@ -193,14 +198,14 @@ def test_rows_have_the_format_the_learners_are_fitted_on(oracle: Oracle) -> None
     rows = oracle.sample(40, seed=3)
     assert list(rows) == list(ROW_COLUMNS)
     for name, (shape, dtype) in ROW_COLUMNS.items():
-        assert rows[name].shape == (40 * WINDOWS, *shape), name
+        one_level = (1, *shape[1:]) if shape else ()
+        assert rows[name].shape == (40 * WINDOWS, *one_level), name
         assert rows[name].dtype == dtype, name
     last = rows["last"]
     assert np.array_equal(np.flatnonzero(last), np.arange(1, 41) * WINDOWS - 1)
     assert np.array_equal(rows["terminated"], last)
-    go_on = np.flatnonzero(~last)
-    assert np.array_equal(rows["isolated_state"][go_on], rows["state"][go_on + 1])
-    assert not rows["isolated_state"][last].any()
+    assert not rows["level"].any(), "isolating stays on the one level that there is"
+    assert (rows["fold"] == -1).all()
     assert len(np.unique(rows["session"])) == 40
     assert (np.diff(rows["session"].reshape(40, WINDOWS), axis=1) == 0).all()
     assert np.array_equal(rows["malicious"], rows["attack_type"] != 0)
@@ -250,7 +255,7 @@ def test_one_seed_gives_one_regret(oracle: Oracle) -> None:
 @given(seed=st.integers(0, 1000), patience=st.integers(1, 400))
 def test_returns_are_those_of_playing_a_trajectory_step_by_step(seed: int, patience: int) -> None:
     rng = np.random.default_rng(seed)
-    rows = G2.sample(3, seed)
+    rows = recorded(G2, 3, seed)
     chance = np.array([1, 1, 1 / patience, 1 / patience, 1 / patience])
     actions = rng.choice(5, size=3 * WINDOWS, p=chance / chance.sum())
     expected = []
@@ -275,13 +280,14 @@ def test_bad_input_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="actions"):
         G1.regret(always(5), count=2)
     with pytest.raises(ValueError, match="actions"):
-        oracles.returns(G1.sample(1, seed=0), np.zeros(WINDOWS - 1, dtype=np.int64))
+        oracles.returns(recorded(G1, 1, seed=0), np.zeros(WINDOWS - 1, dtype=np.int64))
 
 
 @both
 def test_rows_go_through_the_replay_buffer_unchanged(oracle: Oracle) -> None:
     rows = oracle.sample(10, seed=0)
-    buffer = ReplayBuffer(ROW_COLUMNS, capacity=1000)
+    columns = {name: (column.shape[1:], column.dtype) for name, column in rows.items()}
+    buffer = ReplayBuffer(columns, capacity=1000)
     buffer.add(rows)
     back = buffer.snapshot()
     assert all(np.array_equal(back[name], rows[name]) for name in ROW_COLUMNS)
