@@ -75,10 +75,13 @@ def ours(rows: Columns, seed: int) -> Policy:
     rows = dict(rows)
     rows["fold"], validated = folds.assign(rows, learning.members)
     config = fitted.FittedConfig(gradient_steps=learning.gradient_steps, members=learning.members)
-    if validated:
-        config, _ = validation.choose(rows, config, learning)
-    state = fitted.start(config, rows, learning.member_layers, seed, torch.device("cpu"))
-    fitted.fit(state, rows, config)
+    finalists = validation.choose(rows, config, learning)[0] if validated else [config]
+    found = []
+    for one in finalists:
+        state = fitted.start(one, rows, learning.member_layers, seed, torch.device("cpu"))
+        fitted.fit(state, rows, one)
+        found.append((float(fitted.utility_left_out(state, rows, one).mean()), state))
+    state = max(found, key=lambda pair: pair[0])[1]
     return greedy(state.network)
 
 

@@ -4,7 +4,7 @@ import datetime as dt
 
 import numpy as np
 
-from drl_assets.learning import evaluation
+from drl_assets.learning import curves, policies
 from drl_assets.learning.environment import LockstepReplay
 from drl_assets.learning.episodes import Episodes
 from drl_assets.learning.network import QFunction
@@ -23,15 +23,16 @@ def patterns(
     """One pattern for every malicious episode that the policy ends or hands to an analyst.
 
     `features` are those of the decision, `reward` is the hindsight reward of the action taken, and
-    `confidence` the logistic function of the policy's wish to contain (best containing Q-value
-    minus that of watching on).
+    `confidence` the probability of malice that the Q-values speak of (`curves.implied`).
     """
-    policy = evaluation.network_policy(network)
+    q_values = policies.network_q(network)
+    policy = policies.greedy(q_values)
     replay = LockstepReplay(episodes, costs)
     found: list[AttackPattern] = []
     while len(replay.active):
         active, rows, states = replay.active, replay.rows, replay.features
-        actions, scores = policy(replay)
+        actions, _ = policy(replay)
+        confidence = curves.implied(q_values(replay), costs)
         rewards, _, _ = replay.step(actions)
         for at in np.flatnonzero(np.isin(actions, TERMINAL) & episodes.malicious[active]):
             episode, row = int(active[at]), int(rows[at])
@@ -46,7 +47,7 @@ def patterns(
                     action=int(actions[at]),
                     reward=float(rewards[at]),
                     attack_type=episodes.attack_type[episode],
-                    confidence=float(1 / (1 + np.exp(-np.clip(scores[at], -50, 50)))),
+                    confidence=float(confidence[at]),
                     time=dt.datetime.fromtimestamp(episodes.timestamps_ms[row] / 1000, dt.UTC),
                     artifact_sha256=episodes.artifacts[episode],
                     metadata={

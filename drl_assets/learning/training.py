@@ -88,8 +88,7 @@ def train(
     task = _Task(episodes, learning, costs, parent, progress, progress_path)
     learned = (_learn_report if learning.preset == "report" else _learn_default)(task)
     rows = learned.pop("rows")
-    if progress_path is not None:
-        progress_path.unlink(missing_ok=True)
+    task.clear()
     network: QFunction = learned.pop("network")
     returns = evaluation.simulate(evaluation.network_policy(network), episodes, costs).returns
     return Checkpoint(
@@ -151,17 +150,30 @@ class _Task:
         rng = np.random.default_rng([self.learning.seed, before])
         return trajectories.rows_of(self.episodes, rng, self.costs)
 
-    def saved(self, mark: str) -> dict[str, Any] | None:
-        """Progress of exactly this training, None where there is none."""
-        path = self.progress_path
-        return checkpoints.load_progress(path, mark) if path is not None else None
+    def saved(self, mark: str, part: int = 0) -> dict[str, Any] | None:
+        """Progress of exactly this part of this training, None where there is none."""
+        path = self._path(part)
+        return checkpoints.load_progress(path, f"{mark}-{part}") if path is not None else None
 
-    def save(self, mark: str, state: dict[str, Any]) -> None:
-        if self.progress_path is not None:
-            checkpoints.save_progress(self.progress_path, mark, state)
+    def save(self, mark: str, state: dict[str, Any], part: int = 0) -> None:
+        path = self._path(part)
+        if path is not None:
+            checkpoints.save_progress(path, f"{mark}-{part}", state)
+
+    def clear(self) -> None:
+        """Forget all progress."""
+        for part in range(validation.FINALISTS):
+            path = self._path(part)
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+    def _path(self, part: int) -> Path | None:
+        path = self.progress_path
+        return path.with_stem(f"{path.stem}-{part}") if path is not None and part else path
 
 
 def _learn_default(task: _Task) -> dict[str, Any]:
+    """Choose the regularisation, train the finalists in full, keep the better one."""
     learning, parent = task.learning, task.parent
     rows, recent = reservoir.merge(
         parent.replay if parent else None, task.rows, learning.replay_capacity
@@ -169,40 +181,56 @@ def _learn_default(task: _Task) -> dict[str, Any]:
     rows["fold"], validated = folds.assign(rows, learning.members)
     if parent and not _goes_on(parent, learning, rows, validated):
         parent = None  # its replay is in the rows; its weights and choices are not taken
-    champion = PosteriorQNetwork(learning.member_layers, learning.members) if parent else None
-    if parent and champion:
-        champion.load_state_dict(parent.weights)
     config, about = _configuration(parent, learning, rows, validated)
     mark = task.mark(config, rows)
     saved = task.saved(mark)
-    trials = len(validation.CANDIDATES) if validated and champion is None else 0
-    total = trials * learning.validation_steps + config.gradient_steps
+    trials = len(validation.CANDIDATES) if validated and parent is None else 0
+    before = trials * learning.validation_steps
+    total = before + config.gradient_steps * (validation.FINALISTS if trials else 1)
+    finalists = [config]
     if saved:
-        config, about = fitted.FittedConfig(**saved.pop("config")), saved.pop("about")
+        finalists = [fitted.FittedConfig(**one) for one in saved["finalists"]]
+        about["validation"] = saved["validation"]
     elif trials:
-        config, about["validation"] = validation.choose(
+        finalists, about["validation"] = validation.choose(
             rows, config, learning, lambda done, steps: task.progress(done * steps, total, "trials")
         )
-    state = fitted.start(config, rows, learning.member_layers, learning.seed, task.device, champion)
-    if saved:
-        fitted.restore(state, saved)
+    choices = {
+        "finalists": [dataclasses.asdict(one) for one in finalists],
+        "validation": about["validation"],
+    }
 
-    def refreshed(state: fitted.FittedState) -> None:
-        done = total - config.gradient_steps + state.step
-        task.progress(done, total, f"loss {state.losses[-1]:.4f}")
-        task.save(
-            mark, {**fitted.dump(state), "config": dataclasses.asdict(config), "about": about}
+    def full(part: int) -> fitted.FittedState:
+        def refreshed(state: fitted.FittedState) -> None:
+            done = before + part * config.gradient_steps + state.step
+            task.progress(done, total, f"loss {state.losses[-1]:.4f}")
+            task.save(mark, {**fitted.dump(state), **choices}, part)
+
+        champion = None
+        if parent:
+            champion = PosteriorQNetwork(learning.member_layers, learning.members)
+            champion.load_state_dict(parent.weights)
+        state = fitted.start(
+            finalists[part], rows, learning.member_layers, learning.seed, task.device, champion
         )
+        if unfinished := task.saved(mark, part):
+            fitted.restore(state, unfinished)
+        fitted.fit(state, rows, finalists[part], refreshed, recent if parent else None)
+        return state
 
-    fitted.fit(state, rows, config, refreshed, recent if champion else None)
+    states = [full(part) for part in range(len(finalists))]
+    best = 0
     if validated:
-        returns = fitted.utility_left_out(state, rows, config)
-        about["left_out_utility"] = float(returns.mean())
+        pairs = zip(states, finalists, strict=True)
+        worth = [float(fitted.utility_left_out(s, rows, one).mean()) for s, one in pairs]
+        best = int(np.argmax(worth))
+        about |= {"left_out_utility": worth[best], "finalists_left_out_utility": worth}
+    state = states[best]
     return {
         "network": state.network,
         "hidden_layers": list(learning.member_layers),
         "replay": rows,
-        "hyperparameters": {**dataclasses.asdict(config), **about},
+        "hyperparameters": {**dataclasses.asdict(finalists[best]), **about},
         "gradient_steps": state.step,
         "losses": state.losses,
         "returns": [],

@@ -2,8 +2,9 @@
 
 How far a policy may trust the details of its recordings differs from source to source: noise on the
 inputs that saves one harms another. So a short run is made with each candidate, and the one whose
-members have the highest utility on their left-out sessions is trained in full. What was tried, what
-it gave and what it cost is part of the checkpoint.
+members have the highest utility on their left-out sessions goes on to be trained in full, with the
+runner-up, since a short run cannot tell what only a long one overfits. What was tried, what it gave
+and what it cost is part of the checkpoint.
 """
 
 import dataclasses
@@ -35,13 +36,17 @@ CANDIDATES = tuple(
 )
 
 
+FINALISTS = 2
+"""Candidates that are trained in full."""
+
+
 def choose(
     rows: Columns,
     config: FittedConfig,
     learning: Learning,
     on_candidate: Callable[[int, int], None] = lambda done, steps: None,
-) -> tuple[FittedConfig, list[dict[str, Any]]]:
-    """The configuration of highest utility on left-out sessions.
+) -> tuple[list[FittedConfig], list[dict[str, Any]]]:
+    """The configurations of highest utility on left-out sessions, the best first.
 
     Args:
         rows: training rows with their folds.
@@ -50,8 +55,8 @@ def choose(
         on_candidate: told how many candidates are done, and the steps of each.
 
     Returns:
-        The configuration, and of each candidate its hyper-parameters, `utility` (mean discounted
-        return on left-out sessions), `standard_error` (sessions as clusters) and `cpu_s`.
+        FINALISTS configurations, and of each candidate its hyper-parameters, `utility` (mean
+        discounted return on left-out sessions), `standard_error` (sessions as clusters), `cpu_s`.
     """
     device, steps = choose_device(learning.device), learning.validation_steps
     tried: list[dict[str, Any]] = []
@@ -70,8 +75,8 @@ def choose(
             }
         )
         on_candidate(done + 1, steps)
-    best = CANDIDATES[int(np.argmax([one["utility"] for one in tried]))]
-    return _with(config, best), tried
+    ranked = np.argsort([-one["utility"] for one in tried], kind="stable")[:FINALISTS]
+    return [_with(config, CANDIDATES[one]) for one in ranked], tried
 
 
 def _with(config: FittedConfig, one: Candidate) -> FittedConfig:
