@@ -13,12 +13,14 @@ import dagster as dg
 import msgspec
 import polars as pl
 import pytest
+import torch
 from asset_graph import Graph, checks_of, materialised, opened, plain_events
 
 from drl_assets.defs.models import checks
 from drl_assets.learning import export, release, training
 from drl_assets.learning.checkpoint import Checkpoint
 from drl_assets.learning.network import QFunction
+from drl_core.actions import Action
 from drl_core.bundle import Manifest, ModelStore
 from drl_core.telemetry import Event
 
@@ -272,3 +274,31 @@ def taken_back(graph: Graph, reason: str, first: Manifest | None) -> None:
     assert found.metadata["released_now"].value == (first.model_version if first else "none")
     if now is not None:
         assert now.rollback_of == found.metadata["taken_back"].value
+
+
+def watching(checkpoint: Checkpoint) -> Checkpoint:
+    """A network that wants to watch, whatever it sees."""
+    weights = {name: torch.zeros_like(tensor) for name, tensor in checkpoint.weights.items()}
+    weights[list(weights)[-1]][Action.CONTINUE_MONITORING] = 1.0
+    return dataclasses.replace(checkpoint, weights=weights)
+
+
+def test_a_policy_that_only_watches_comes_first_but_replaces_no_champion(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = training.train
+    monkeypatch.setattr(training, "train", lambda *how, **more: watching(train(*how, **more)))
+    with opened(tmp_path, postgres_url, DRL_LEARNING__PRESET="report") as graph:
+        graph.ingest(graph.land(batch(1)))
+        first = graph.train()
+        assert refusing(first) == set()
+        assert "worse: utility" in str(checks_of(first)["not_worse_than_supervised"].description)
+        before = pointer(graph)
+        graph.ingest(graph.land(batch(2)))
+        second = graph.train(expect=False)
+        assert refusing(second) == {"not_worse_than_supervised"}
+        assert pointer(graph) == before
+        for name in ("oracle_regret", "labels_consistent"):
+            found = checks_of(second)[name]
+            assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+            assert found.description == "not applicable to the report's preset"
