@@ -21,8 +21,9 @@ def targets(
     """Regression targets of all five actions at every row and level.
 
     y(terminating a) = r_a;  y(continue) = r + gamma * U(next window);  y(isolate) = r + gamma *
-    U(next window, a level above that in force), with U = (1 - lambda) max Q + lambda * y(greedy action). A
-    truncated record is bootstrapped with its last state's own value, a terminated one with 0.
+    U(next window, one level above that in force), with U = (1 - lambda) max Q + lambda * y(greedy
+    action). A truncated record is bootstrapped with its last state's own value, a terminated one
+    with 0.
 
     Args:
         heads: float64 [N, L, 11], what the frozen members say of the rows.

@@ -15,5 +15,11 @@ def frame() -> pl.DataFrame:
 
 
 @pytest.fixture(scope="session")
+def few() -> pl.DataFrame:
+    """Experiences of 8 synthetic episodes of 4 windows."""
+    return pipeline.experiences_of([list(generate_events(8, 4, seed=1))])
+
+
+@pytest.fixture(scope="session")
 def episodes(frame: pl.DataFrame) -> Episodes:
     return from_experiences(frame)
