@@ -55,7 +55,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Learn a policy from files; write a signed bundle that `drl evaluate` and a service load."""
-    from drl_assets.learning import release, training
+    from drl_assets.learning import release, training, validation
     from drl_assets.provenance import git_commit
     from drl_core import bundle, settings
 
@@ -85,6 +85,10 @@ def train(
         "final_average_reward": manifest.final_average_reward,
         "final_loss": manifest.final_loss,
     }
+    chosen = checkpoint.hyperparameters
+    if preset == "default":
+        names = ("validated", "input_noise", "weight_decay", "left_out_utility", "validation")
+        summary |= {name: chosen.get(name) for name in names}
     if json:
         print_json(summary)
         return
@@ -92,6 +96,8 @@ def train(
         f"model {manifest.model_version}: {manifest.training_episodes} episodes, "
         f"{manifest.gradient_steps} gradient steps, mean return {manifest.final_average_reward:.3f}"
     )
+    if preset == "default":
+        out.print(validation.explain(chosen))
     shown = f" --hold-out {hold_out}" if hold_out else ""
     out.print(f"next: [bold]drl evaluate --bundle {out_folder} --telemetry PATH{shown}[/]")
 

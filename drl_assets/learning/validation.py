@@ -90,3 +90,20 @@ def _clustered_error(returns: Floats, rows: Columns) -> float:
     clusters = len(totals)
     scale = clusters / max(clusters - 1, 1)
     return float(np.sqrt(scale * (totals**2).sum()) / len(returns))
+
+
+def explain(hyperparameters: dict[str, Any]) -> str:
+    """One sentence for the person who trained: what was chosen, and on what evidence."""
+    noise, decay = hyperparameters["input_noise"], hyperparameters["weight_decay"]
+    chosen = f"input noise {noise:g}, weight decay {decay:g}"
+    if not hyperparameters["validated"]:
+        return (
+            f"not validated: of one class there are fewer than two sessions, so {chosen} are "
+            "defaults and nothing is calibrated; add recordings of more sessions of both classes"
+        )
+    tried = hyperparameters["validation"]
+    spent = sum(one["cpu_s"] for one in tried)
+    return (
+        f"{chosen}: of {len(tried)} candidates ({spent:.0f} CPU s) the one of highest utility on "
+        f"left-out sessions, {hyperparameters['left_out_utility']:.3f} an episode"
+    )

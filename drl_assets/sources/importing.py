@@ -102,11 +102,17 @@ def read_events(
     """
     files = sources.find(paths)
     events: list[Event] = []
+    refused: DeadLetter | None = None
     for done, path in enumerate(files, 1):
         items = sources.read(path, format=format, sandbox_id=sandbox_id, stage=stage, label=label)
-        events.extend(item for item in items if isinstance(item, Event))
+        for item in items:
+            if isinstance(item, Event):
+                events.append(item)
+            elif isinstance(item, DeadLetter):
+                refused = refused or item
         if progress is not None:
             progress(done, len(files))
     if not events:
-        raise ValueError(f"telemetry: no event in {len(files)} files")
+        why = f"; refused: {refused.source}, {refused.reason}" if refused else ""
+        raise ValueError(f"telemetry: no event in {len(files)} file(s){why}")
     return tuple(events)
