@@ -111,6 +111,13 @@ def learning_curve(losses: Sequence[float], returns: Sequence[float]) -> dg.Mark
     return picture(pictures.learning_curve(losses, returns), "learning curve")
 
 
+def candidate_table(tried: Sequence[dict[str, Any]]) -> dg.MarkdownMetadataValue:
+    """Regularisations that were tried, with what they gave on left-out sessions."""
+    if not tried:
+        return dg.MetadataValue.md("none was tried: see `regularisation`")
+    return _markdown_table(list(tried[0]), [list(one.values()) for one in tried])
+
+
 def policy_table(result: dict[str, Any]) -> dg.MarkdownMetadataValue:
     """Policies side by side, each figure with its 95 % interval."""
     return dg.MetadataValue.md(report.policies(result))

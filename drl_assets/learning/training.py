@@ -109,8 +109,13 @@ def train(
 def continues(
     parent: Checkpoint, learning: Learning, costs: CostTable = reward.DEFAULT_COSTS
 ) -> bool:
-    """Whether a checkpoint's replay is of this preset and these costs, so that it can go on."""
-    return parent.preset == learning.preset and parent.costs_version == costs.version
+    """Whether a checkpoint's replay is of this preset, these costs and this form."""
+    columns = trajectories.ROW_COLUMNS if learning.preset == "default" else dqn.TRANSITION_COLUMNS
+    return (
+        parent.preset == learning.preset
+        and parent.costs_version == costs.version
+        and parent.replay.keys() == columns.keys()
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,12 +18,12 @@ def trained_checkpoint(
     context: dg.AssetExecutionContext, project: Project
 ) -> dg.MaterializeResult[None]:
     """Incremental training: the champion's weights and replay, and only batches new to it."""
-    from drl_assets.learning import checkpoint, training
+    from drl_assets.learning import checkpoint, training, validation
 
     settings = project.settings
     champion = project.champion
     parent = checkpoint.load(project.checkpoint_path(champion.model_version)) if champion else None
-    if parent and not training.continues(parent, settings.learning):
+    if parent and not training.continues(parent, settings.learning, settings.costs):
         parent = None  # another kind of learner begins anew, from every batch
     rows, batches = new_experiences(project, set(parent.batches) if parent else set())
     trained = training.train(
@@ -37,6 +37,10 @@ def trained_checkpoint(
     )
     path = project.checkpoint_path(trained.version)
     digest = trained.save(path)
+    chosen = trained.hyperparameters
+    explained = (
+        validation.explain(chosen) if trained.preset == "default" else "as the report has it"
+    )
     return dg.MaterializeResult(
         metadata={
             "version": trained.version,
@@ -50,6 +54,8 @@ def trained_checkpoint(
             "final_loss": trained.losses[-1] if trained.losses else "too few steps",
             "final_average_reward": trained.final_average_reward,
             "max_gradient_norm": trained.max_gradient_norm,
+            "regularisation": explained,
+            "validation": views.candidate_table(chosen.get("validation", [])),
             "learning_curve": views.learning_curve(trained.losses, trained.returns),
             "path": dg.MetadataValue.path(path),
             "sha256": digest,
