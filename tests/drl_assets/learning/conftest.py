@@ -1,11 +1,17 @@
-"""Small recorded episodes."""
+"""Small recorded episodes; networks of a test are too small for more than one thread."""
 
 import polars as pl
 import pytest
+import torch
 
 from drl_assets import pipeline
 from drl_assets.learning.episodes import Episodes, from_experiences
 from drl_assets.sources.generate import generate_events
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

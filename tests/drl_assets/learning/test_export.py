@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from drl_assets import pipeline, sources
 from drl_assets.learning import export, release
-from drl_assets.learning.network import QNetwork, seeded_network
+from drl_assets.learning.network import PosteriorQNetwork, QNetwork, seeded_network
 from drl_core import bundle, features, telemetry
 from drl_core.bundle import INPUTS, OUTPUTS, BundleError, ModelStore
 from drl_core.telemetry import Event
 from tests import strategies
-from tests.drl_assets.learning.small import saved
+from tests.drl_assets.learning.small import randomised, saved
 
 ROOT = Path(__file__).resolve().parents[3]
 REAL = Path(os.environ.get("DRL_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -45,6 +45,16 @@ def graph(network: QNetwork) -> bytes:
 @pytest.fixture(scope="module")
 def session(graph: bytes) -> onnxruntime.InferenceSession:
     return export.session(graph)
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> PosteriorQNetwork:
+    return randomised(PosteriorQNetwork([16, 8], 3), 1)
+
+
+@pytest.fixture(scope="module")
+def ensemble_session(ensemble: PosteriorQNetwork) -> onnxruntime.InferenceSession:
+    return export.session(export.export(ensemble))
 
 
 @pytest.mark.property(33)
@@ -71,6 +81,38 @@ def test_torch_and_onnx_runtime_agree_at_every_batch_size(
     for got, torchs in zip((q, table, after), expected, strict=True):
         assert got.dtype == torchs.numpy().dtype
         np.testing.assert_allclose(got, torchs.numpy(), atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.property(34)
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 63, 64, 255, 1000])
+def test_an_ensembles_graph_agrees_with_torch_at_every_batch_size(
+    ensemble: PosteriorQNetwork, ensemble_session: onnxruntime.InferenceSession, size: int
+) -> None:
+    windows, carry = export.sample_windows(size, seed=size)
+    q, table, _ = ensemble_session.run(list(OUTPUTS), {"windows": windows, "carry": carry})
+    with torch.no_grad():
+        expected = ensemble(torch.from_numpy(table)).numpy()
+    assert q.shape == (size, 5)
+    np.testing.assert_allclose(q, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.property(34)
+def test_weights_put_into_the_kept_graph_are_those_of_the_network(
+    tmp_path: Path, ensemble: PosteriorQNetwork
+) -> None:
+    first = export.export(ensemble, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    before = kept.read_bytes()
+    other = randomised(PosteriorQNetwork([16, 8], 3), 9)
+    second = export.export(other, tmp_path)
+    assert kept.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [kept], "traced once"
+    assert first != second
+    for network, graph in ((ensemble, first), (other, second)):
+        measured = export.parity(network, graph, count=2048)
+        assert measured["q_error"] <= 1e-5
+        assert measured["argmax_flips"] == 0
+    assert export.parity(ensemble, second, count=256)["q_error"] > 1e-2
 
 
 @pytest.mark.property(34)
