@@ -111,6 +111,8 @@ def main() -> None:
         else list(generate_events(given.episodes, 30, seed=0))
     )
     frame = pipeline.experiences_of([events])
+    if not given.paths:  # independent episodes, each a session of its own
+        frame = frame.with_columns(session_id=pl.col("episode_id"))
     learning = Learning(replay_capacity=given.capacity, incremental_steps=given.steps, device="cpu")
     found = np.array([run(frame, learning, seed) for seed in range(given.seeds)])
     ratio = found[:, 0].mean() / found[:, 1].mean()
