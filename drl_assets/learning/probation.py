@@ -27,13 +27,14 @@ from drl_assets.learning import (
 )
 from drl_assets.learning.episodes import Ints
 from drl_assets.learning.fitted import FittedConfig
+from drl_assets.learning.validation import Candidate
 from drl_core.landing import write_atomically
 
 TRAJECTORIES = 1_000
 STEPS = 1_500
 FRESH = 5_000
 """Trajectories that the regret is measured on."""
-OF_THE_RECORDINGS = ("input_noise", "weight_decay", "gradient_steps")
+OF_THE_RECORDINGS = (*Candidate._fields, "gradient_steps")
 """Hyper-parameters that were chosen for the recordings, or depend on how many there are."""
 MODULES = (fitted, folds, network, oracles, returns, stack, trajectories)
 

@@ -279,6 +279,13 @@ def test_a_first_release_that_turned_out_wrong_is_withdrawn(store: ModelStore) -
         store.rollback(TRUSTED, KEY)
 
 
+def test_a_rollback_passes_over_a_release_that_cannot_be_served(store: ModelStore) -> None:
+    store.publish(b"two", named("v2"), KEY)
+    damage_blob(store)
+    store.publish(b"three", named("v3"), KEY)
+    assert store.rollback(TRUSTED, KEY).model_version == "v1"
+
+
 def test_another_model_than_the_one_that_turned_out_wrong_stays(store: ModelStore) -> None:
     assert store.take_back("v0", TRUSTED, KEY) == store.load(TRUSTED).manifest
     assert len(store.releases()) == 1

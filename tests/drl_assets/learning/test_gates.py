@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drl_assets.learning import gates, probation
+from drl_assets.learning import evaluation, gates, probation
+from drl_assets.learning.episodes import Episodes
 from drl_assets.learning.fitted import FittedConfig
 from drl_assets.learning.gates import Verdict
 from drl_assets.learning.oracles import G1, G2
@@ -58,6 +59,25 @@ def table(
             for kind, (sessions, found) in (types or {}).items()
         },
     }
+
+
+def test_the_champion_is_compared_on_the_same_episodes_overall_and_by_type(
+    episodes: Episodes,
+) -> None:
+    found = evaluation.table(
+        evaluation.always_terminate, episodes, {}, champion=evaluation.never_act
+    )
+    against = found["against_champion"]
+    assert against["utility"]["mean"] == pytest.approx(found["advantage_mean"]["never_act"])
+    assert against["utility"]["interval"] == pytest.approx(found["advantage"]["never_act"])
+    assert against["benign_interruption"] == {"mean": 1.0, "interval": [1.0, 1.0]}
+    assert against["review_load"] == {"mean": 0.0, "interval": [0.0, 0.0]}
+    parts = found["per_attack_type"].values()
+    total = sum(one["against_champion"]["utility"]["mean"] * one["episodes"] for one in parts)
+    assert total / len(episodes) == pytest.approx(against["utility"]["mean"])
+    alone = evaluation.table(evaluation.always_terminate, episodes, {})
+    assert alone["against_champion"] is None
+    assert "champion" not in alone["policies"]
 
 
 def test_without_a_champion_there_is_nothing_to_be_worse_than() -> None:
