@@ -52,18 +52,23 @@ def rows_for_training(
     ).collect()
 
 
-def held_out_episodes(project: Project) -> "Episodes":
-    """All labelled episodes of the held-out sessions.
+def held_out_rows(project: Project) -> pl.DataFrame:
+    """All rows of the held-out sessions.
 
     Raises:
         dg.Failure: there are no experiences at all.
     """
-    from drl_assets.learning.episodes import from_experiences
-
     scan = project.tables.scan("experiences")
     if scan is None:
         raise dg.Failure("there are no experiences yet: import telemetry first (`drl import`)")
-    return from_experiences(scan.filter(pl.col("held_out")).collect())
+    return scan.filter(pl.col("held_out")).collect()
+
+
+def held_out_episodes(project: Project) -> "Episodes":
+    """All labelled episodes of the held-out sessions; raises as `held_out_rows`."""
+    from drl_assets.learning.episodes import from_experiences
+
+    return from_experiences(held_out_rows(project))
 
 
 def new_labelled_rows(project: Project, learned: set[str]) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from drl_assets import views
-from drl_assets.defs.experiences.selection import held_out_episodes, new_experiences
+from drl_assets.defs.experiences.selection import held_out_rows, new_experiences
 from drl_assets.defs.resources import Project, latest_version
 
 
@@ -76,12 +76,14 @@ def policy_evaluation(
     """The policy beside its baselines and the champion on the held-out sessions; never trains."""
     import json
 
-    from drl_assets.learning import checkpoint, evaluation, export, policies
+    from drl_assets.learning import checkpoint, evaluation, export, off_policy, policies, report
+    from drl_assets.learning.episodes import from_experiences
     from drl_core.landing import write_atomically
 
     version = latest_version(context.instance)
     trained = checkpoint.load(project.checkpoint_path(version))
-    episodes, released = held_out_episodes(project), project.released
+    rows, released = held_out_rows(project), project.released
+    episodes = from_experiences(rows)
     champion = policies.onnx_policy(export.session(released.model)) if released else None
     q_values = policies.network_q(trained.network())
     result = evaluation.table(
@@ -92,6 +94,7 @@ def policy_evaluation(
         q_values=q_values,
         champion=champion,
     )
+    result["off_policy"] = off_policy.estimate(rows, q_values, project.settings.costs)
     write_atomically(project.evaluation_path(version), json.dumps(result).encode())
     return dg.MaterializeResult(
         metadata={
@@ -106,6 +109,7 @@ def policy_evaluation(
             "policies": views.policy_table(result),
             "attack_types": views.group_table(result["per_attack_type"], "attack type"),
             "sources": views.group_table(result["per_source"], "source"),
+            "off_policy": dg.MetadataValue.md(report.off_policy(result["off_policy"])),
             **views.evaluation_pictures(result, q_values, episodes),
             "path": dg.MetadataValue.path(project.evaluation_path(version)),
         }
