@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from drl_assets import pipeline
-from drl_assets.learning import evaluation, fitted, trajectories
+from drl_assets.learning import evaluation, fitted, folds, trajectories
 from drl_assets.learning.episodes import from_experiences
 from drl_assets.learning.fitted import FittedConfig
-from drl_assets.learning.network import QNetwork, seeded_network
+from drl_assets.learning.network import QFunction
 from drl_core import features, reward
 from drl_core.actions import TERMINAL, Action, allowed
 from drl_core.reward import CostTable
@@ -86,7 +86,7 @@ def best() -> float:
     return up * optimum(1, 1, 0) + (1 - up) * optimum(1, 0, 0)
 
 
-def value_of(network: QNetwork | None) -> float:
+def value_of(network: QFunction | None) -> float:
     """Exact value of a greedy policy, or of always watching, by enumeration."""
     total = 0.0
     for malicious, share in ((True, PRIOR), (False, 1 - PRIOR)):
@@ -112,7 +112,7 @@ def value_of(network: QNetwork | None) -> float:
 
 
 def _actions(
-    network: QNetwork | None, t: int, states: list[tuple[int, bool, int]]
+    network: QFunction | None, t: int, states: list[tuple[int, bool, int]]
 ) -> npt.NDArray[np.int64]:
     if network is None or not states:
         return np.zeros(len(states), dtype=np.int64)
@@ -129,17 +129,17 @@ def _actions(
 
 
 @pytest.mark.property(32)
-def test_fitted_q_leaves_at_most_a_sixth_of_always_watchings_regret() -> None:
-    torch.set_num_threads(1)
-    config = FittedConfig(gradient_steps=3000, learning_rate=1e-2, input_noise=0.0)
-    episodes = from_experiences(pipeline.experiences_of([generate(3000, seed=0)], COSTS))
+def test_the_fitted_policy_leaves_at_most_a_fourteenth_of_always_watchings_regret() -> None:
+    """Seeds 0, 1 and 2 leave 0.038, 0.035 and 0.013 of it."""
+    config = FittedConfig(gradient_steps=1500, members=2, input_noise=0.25)
+    episodes = from_experiences(pipeline.experiences_of([generate(1000, seed=0)], COSTS))
     rows = trajectories.rows_of(episodes, np.random.default_rng(0), COSTS)
-    cpu = torch.device("cpu")
-    state = fitted.start(config, seeded_network([64, 64], 0), 0, cpu)
-    fitted.fit(state, rows, config, cpu)
-    watching, regret = best() - value_of(None), best() - value_of(state.averaged)
+    rows["fold"], _ = folds.assign(rows, config.members)
+    state = fitted.start(config, rows, [64, 64], 0, torch.device("cpu"))
+    fitted.fit(state, rows, config)
+    watching, regret = best() - value_of(None), best() - value_of(state.network)
     assert regret >= -1e-9, "nothing is better than the optimum"
-    assert regret <= watching / 6
+    assert regret <= watching / 14
 
 
 @pytest.mark.property(32)

@@ -5,13 +5,15 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from drl_assets.learning import oracles
+from drl_assets.learning import fitted, folds, oracles
+from drl_assets.learning.fitted import FittedConfig
 from drl_assets.learning.oracles import G1, G2, WINDOWS, Oracle
 from drl_assets.learning.replay import Columns, ReplayBuffer
 from drl_assets.learning.trajectories import ROW_COLUMNS, as_recorded, name_hash
@@ -268,6 +270,27 @@ def test_returns_are_those_of_playing_a_trajectory_step_by_step(seed: int, patie
                 break
         expected.append(total)
     assert oracles.returns(rows, actions) == pytest.approx(np.array(expected))
+
+
+@pytest.mark.property(32)
+@pytest.mark.parametrize(
+    ("oracle", "bound"), [(G1, 0.06), (G2, 0.15)], ids=lambda one: getattr(one, "name", "")
+)
+def test_the_learner_comes_near_the_optimum_on_a_small_budget(oracle: Oracle, bound: float) -> None:
+    """Shares of always-monitor's regret: of three seeds at most 0.040 on G1 and 0.103 on G2."""
+    config = FittedConfig(gradient_steps=1500, members=2, input_noise=0.5)
+    rows = oracle.sample(1000, seed=100)
+    rows["fold"], validated = folds.assign(rows, config.members)
+    assert validated
+    state = fitted.start(config, rows, [64, 64], 0, torch.device("cpu"))
+    fitted.fit(state, rows, config)
+    network = state.network
+
+    def greedy(states: oracles.States) -> Ints:
+        with torch.no_grad():
+            return network(torch.from_numpy(states)).numpy().argmax(axis=1)
+
+    assert 0 <= oracle.regret(greedy, count=4000).share < bound
 
 
 def test_bad_input_is_refused_by_name() -> None:
