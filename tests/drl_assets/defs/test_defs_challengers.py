@@ -302,3 +302,21 @@ def test_a_policy_that_only_watches_comes_first_but_replaces_no_champion(
             found = checks_of(second)[name]
             assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
             assert found.description == "not applicable to the report's preset"
+
+
+def test_a_challenger_that_is_better_replaces_a_champion_that_has_seen_little(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    with opened(tmp_path, postgres_url) as graph:
+        graph.ingest(graph.land(batch(1)[: 12 * STEPS]))
+        graph.train()
+        first = graph.project.champion
+        graph.ingest(graph.land(batch(2)))
+        run = graph.train()
+        assert checks_of(run)["not_worse_than_champion"].passed
+        now = graph.project.champion
+        assert first is not None
+        assert now is not None
+        assert now.parent_version == first.model_version
+        low, high = now.evaluation["against_champion"]["utility"]["interval"]
+        assert 0 <= low < high
