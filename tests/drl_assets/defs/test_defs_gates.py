@@ -24,7 +24,7 @@ from drl_assets.learning.network import seeded_network
 from drl_assets.tables import Tables
 from drl_cli.postgres import EmbeddedPostgres
 from drl_core import patterns
-from drl_core.actions import Action
+from drl_core.actions import ACTION_COUNT, Action
 from drl_core.database import DatabaseUnavailable
 from drl_core.migrations import migrate
 from drl_core.patterns import AttackPattern
@@ -156,7 +156,9 @@ def always(action: Action) -> Callable[[Checkpoint], Checkpoint]:
 
     def spoil(checkpoint: Checkpoint) -> Checkpoint:
         weights = {name: torch.zeros_like(tensor) for name, tensor in checkpoint.weights.items()}
-        weights[list(weights)[-1]][action] = 1.0
+        weights["scale"] += 1.0
+        last = max(name for name in weights if name.startswith("biases."))
+        weights[last][..., [1 + action, 1 + ACTION_COUNT + action]] = 1.0  # benign or malicious
         return dataclasses.replace(checkpoint, weights=weights)
 
     return spoil
