@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drl_assets.learning import checkpoint as checkpoints
-from drl_assets.learning import fitted, folds, trajectories, validation
+from drl_assets.learning import fitted, folds, returns, trajectories, validation
 from drl_assets.learning.episodes import Episodes
 from drl_assets.learning.fitted import FittedConfig, FittedState
 from drl_assets.learning.network import HEADS, PosteriorQNetwork
@@ -91,8 +91,8 @@ def test_the_gradients_norm_keeps_to_its_bound(rows: Columns, scale: float, boun
     state = begin(steep, config)
     clip, after = state.stack.clip, []
 
-    def watched(limit: float) -> torch.Tensor:
-        before = clip(limit)
+    def watched(bound: float) -> torch.Tensor:
+        before = clip(bound)
         after.append(torch.linalg.vector_norm(state.stack.gradient.flat, dim=1))
         return before
 
@@ -195,7 +195,7 @@ def test_the_utility_left_out_is_that_of_playing_each_members_answers(rows: Colu
     state = fit(rows)
     x = fitted._standardised(state, rows)
     answers = fitted.left_out(state, x, rows)
-    q = fitted.masked_q(answers, state.calibration, rows)
+    q = returns.masked_q(answers, state.calibration, rows)
     found = fitted.utility_left_out(state, rows, CONFIG)
     begins = trajectories.starts(rows["last"])
     assert found.shape == begins.shape

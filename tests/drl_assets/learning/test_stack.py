@@ -56,8 +56,8 @@ class Plain:
 
 @FORMS
 @MEMBERS
-def test_3000_updates_are_those_of_torchs_autograd_and_adamw(members: int, autograd: bool) -> None:
-    count = 300 if autograd else 3000
+def test_thousands_of_updates_are_those_of_torchs_autograd_and_adamw(members: int, autograd: bool) -> None:
+    count = 300 if autograd else 3000 // members
     decay = torch.tensor([0.01, 0.3, 0.0][:members], dtype=torch.float64)
     stack = Stack.seeded(HIDDEN, 7, members, 32, dtype=torch.float64, autograd=autograd)
     average = stack.copy()
