@@ -31,7 +31,7 @@ def by_recursion(
     q: np.ndarray, rows: Columns, row: int, index: int, gamma: float, trace: float
 ) -> np.ndarray:
     """The five targets of a row at a level: each what it pays and what follows."""
-    y = rows["rewards"][row, index].astype(np.float64)
+    y: np.ndarray = rows["rewards"][row, index].astype(np.float64)
     above = min(int(rows["level"][row, index]) + 1, q.shape[1] - 1)
     for action, then in ((Action.CONTINUE_MONITORING, index), (Action.INCREASE_ISOLATION, above)):
         if not np.isfinite(y[action]):
@@ -95,7 +95,7 @@ def test_isolating_is_masked_at_the_highest_level_and_the_posterior_calibrated(
 def test_targets_by_hand() -> None:
     """One trajectory of two rows at one level; members that say -1 .. -5 of everything."""
     rewards = np.array([[-0.5, -0.6, -8, -6, -1], [-0.1, -0.2, -8, -6, -1]], dtype=np.float32)
-    rows = {
+    rows: Columns = {
         "rewards": rewards[:, None],
         "level": np.zeros((2, 1), dtype=np.int8),
         "last": np.array([False, True]),
