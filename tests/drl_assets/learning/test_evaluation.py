@@ -210,7 +210,7 @@ def test_a_pattern_is_kept_of_every_contained_malicious_episode() -> None:
     assert [p.episode_id for p in found] == ["e000", "e002"]
     for pattern in found:
         assert (pattern.action, pattern.step, pattern.reward) == (3, 0, 0.0)
-        assert pattern.confidence == pytest.approx(1 / (1 + np.exp(-2.0)))
+        assert pattern.confidence == 1.0, "so glad of quarantine is only who is sure of malice"
         assert (pattern.attack_type, len(pattern.features)) == ("worm", 30)
         assert pattern.time.year == 2023
         assert pattern.metadata["action"] == "quarantine_file"
