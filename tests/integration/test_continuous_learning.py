@@ -40,7 +40,11 @@ def recorded(part: str, seed: int) -> list[Event]:
 def test_imported_telemetry_becomes_a_decision_by_a_new_model(tmp_path: Path) -> None:
     home = tmp_path / "home"
     first, second = recorded("first", 1), recorded("second", 2)
-    with freshness.site(home, DRL_LEARNING__GRADIENT_STEPS="100") as running:
+    steps = {"GRADIENT_STEPS": "100", "INCREMENTAL_STEPS": "100", "VALIDATION_STEPS": "40"}
+    little = {
+        f"DRL_LEARNING__{name}": count for name, count in (steps | {"EPISODES": "20"}).items()
+    }
+    with freshness.site(home, **little) as running:
         imported = running.import_(freshness.write(tmp_path / "first.jsonl", first))
         assert (imported["events"], imported["dead_letters"]) == (len(first), 0)
         known = running.release()
