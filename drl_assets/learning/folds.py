@@ -15,7 +15,7 @@ def assign(rows: Columns, members: int) -> tuple[npt.NDArray[np.int8], bool]:
 
     A session that has one (`fold` is not -1) keeps it; each other one, in the order of its hash,
     goes to the fold that has the fewest sessions of its class (malicious where any of its
-    trajectories is).
+    trajectories is). Where the replay has kept a class in one fold alone, all are assigned anew.
 
     Args:
         rows: the replay: `session`, `malicious`, `fold`.
@@ -30,6 +30,8 @@ def assign(rows: Columns, members: int) -> tuple[npt.NDArray[np.int8], bool]:
     if members < 2 or np.bincount(kind, minlength=2).min() < 2:
         return np.full(len(inverse), -1, dtype=np.int8), False
     fold = rows["fold"][at].astype(np.int64)
+    if any(len(np.unique(fold[kind == one])) < 2 and fold[kind == one][0] >= 0 for one in (0, 1)):
+        fold[:] = -1  # what is left of a class is in one fold: its member would learn without it
     size = np.zeros((2, members), dtype=np.int64)
     np.add.at(size, (kind[fold >= 0], fold[fold >= 0]), 1)
     for session in np.flatnonzero(fold < 0):

@@ -183,8 +183,10 @@ def _learn_default(task: _Task) -> dict[str, Any]:
     rows, recent = reservoir.merge(
         parent.replay if parent else None, task.rows, learning.replay_capacity
     )
+    known = rows["fold"]
     rows["fold"], validated = folds.assign(rows, learning.members)
-    if parent and not _goes_on(parent, learning, rows, validated):
+    moved = bool(((known >= 0) & (known != rows["fold"])).any())
+    if moved or (parent and not _goes_on(parent, learning, rows, validated)):
         parent = None  # its replay is in the rows; its weights and choices are not taken
     config, about = _configuration(parent, learning, rows, validated)
     mark = task.mark(config, rows)

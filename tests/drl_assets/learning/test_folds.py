@@ -81,3 +81,14 @@ def test_a_session_of_both_kinds_is_a_malicious_one() -> None:
     assert validated
     assert fold[0] == fold[1] != fold[2]
     assert fold[3] != fold[4]
+
+
+def test_a_class_that_the_replay_has_left_in_one_fold_is_assigned_anew() -> None:
+    rows = {
+        "session": np.array([1, 2, 3, 4]),
+        "malicious": np.array([False, False, True, True]),
+        "fold": np.array([0, 1, 1, 1], dtype=np.int8),
+    }
+    fold, validated = folds.assign(rows, 2)
+    assert validated
+    assert set(fold[:2]) == set(fold[2:]) == {0, 1}
