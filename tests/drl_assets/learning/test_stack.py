@@ -56,7 +56,9 @@ class Plain:
 
 @FORMS
 @MEMBERS
-def test_thousands_of_updates_are_those_of_torchs_autograd_and_adamw(members: int, autograd: bool) -> None:
+def test_thousands_of_updates_are_those_of_torchs_autograd_and_adamw(
+    members: int, autograd: bool
+) -> None:
     count = 300 if autograd else 3000 // members
     decay = torch.tensor([0.01, 0.3, 0.0][:members], dtype=torch.float64)
     stack = Stack.seeded(HIDDEN, 7, members, 32, dtype=torch.float64, autograd=autograd)
@@ -79,7 +81,8 @@ def test_thousands_of_updates_are_those_of_torchs_autograd_and_adamw(members: in
             (stack.state_dict(k, average), member.average),
         ):
             difference = max(
-                float((a - b.detach()).abs().max()) for a, b in zip(got.values(), wanted, strict=True)
+                float((a - b.detach()).abs().max())
+                for a, b in zip(got.values(), wanted, strict=True)
             )
             assert difference < 1e-12
 
