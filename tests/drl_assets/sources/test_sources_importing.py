@@ -121,7 +121,7 @@ def test_an_import_lands_what_is_whole_and_buries_what_is_not(write: Write, tmp_
 def test_events_are_read_without_a_landing_zone(write: Write) -> None:
     path = write("a.jsonl", LINE)
     assert [e.key for e in read_events([path])] == [("default", "1", 0)]
-    with pytest.raises(ValueError, match="no event in 1 files"):
+    with pytest.raises(ValueError, match=r"no event in 1 file\(s\)"):
         read_events([write("empty.json", b"")])
 
 
