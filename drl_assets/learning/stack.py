@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drl_assets.learning.network import QNetwork, seeded_network
+from drl_assets.learning.network import QNetwork
 
 RELU_BACKWARD = torch.ops.aten.threshold_backward.grad_input
 BETAS = (0.9, 0.999)
@@ -127,15 +127,6 @@ class Stack:
         for k, network in enumerate(networks):
             stack.load_state_dict(network.state_dict(), k)
         return stack
-
-    @classmethod
-    def seeded(
-        cls, hidden_layers: Sequence[int], seed: int, members: int = 1, batch: int = 64, **rest: Any
-    ) -> "Stack":
-        """A stack whose member k begins as `network.seeded_network(hidden_layers, seed + k)`."""
-        return cls.of(
-            [seeded_network(hidden_layers, seed + k) for k in range(members)], batch, **rest
-        )
 
     def __len__(self) -> int:
         return len(self.parameters.flat)

@@ -1,6 +1,7 @@
 """The stack: its hand-written gradient, clipping, AdamW and moving average are autograd's."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,11 @@ from drl_assets.learning.stack import Stack
 HIDDEN = [24, 16]
 MEMBERS = pytest.mark.parametrize("members", [1, 3])
 FORMS = pytest.mark.parametrize("autograd", [False, True], ids=["by hand", "autograd"])
+
+
+def seeded(hidden: list[int], seed: int, members: int = 1, batch: int = 64, **rest: Any) -> Stack:
+    """A stack whose member k begins as `seeded_network(hidden, seed + k)`."""
+    return Stack.of([seeded_network(hidden, seed + k) for k in range(members)], batch, **rest)
 
 
 def batches(members: int, count: int, size: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
@@ -61,7 +67,7 @@ def test_thousands_of_updates_are_those_of_torchs_autograd_and_adamw(
 ) -> None:
     count = 300 if autograd else 3000 // members
     decay = torch.tensor([0.01, 0.3, 0.0][:members], dtype=torch.float64)
-    stack = Stack.seeded(HIDDEN, 7, members, 32, dtype=torch.float64, autograd=autograd)
+    stack = seeded(HIDDEN, 7, members, 32, dtype=torch.float64, autograd=autograd)
     average = stack.copy()
     plain = [Plain(7 + k, float(decay[k])) for k in range(members)]
     clipped = 0
@@ -115,7 +121,7 @@ def test_the_gradient_is_autograds_at_any_depth_and_width(
 
 @MEMBERS
 def test_members_are_q_networks_there_and_back(members: int) -> None:
-    stack = Stack.seeded(HIDDEN, 3, members, 4)
+    stack = seeded(HIDDEN, 3, members, 4)
     x = torch.randn(11, 30)
     together = stack.predict(x)
     assert together.shape == (members, 11, 5)
@@ -131,7 +137,7 @@ def test_members_are_q_networks_there_and_back(members: int) -> None:
 
 
 def test_the_same_rows_for_all_members_are_a_batch_too() -> None:
-    stack, x = Stack.seeded(HIDDEN, 0, 3, 6), torch.randn(6, 30)
+    stack, x = seeded(HIDDEN, 0, 3, 6), torch.randn(6, 30)
     torch.testing.assert_close(stack.forward(x), stack.predict(x))
     d_out = torch.randn(3, 6, 5)
     stack.backward(d_out)
@@ -142,12 +148,12 @@ def test_the_same_rows_for_all_members_are_a_batch_too() -> None:
 
 
 def test_many_rows_are_predicted_in_blocks_as_if_at_once() -> None:
-    stack, x = Stack.seeded(HIDDEN, 0), torch.randn(9001, 30)
+    stack, x = seeded(HIDDEN, 0), torch.randn(9001, 30)
     torch.testing.assert_close(stack.predict(x)[0], seeded_network(HIDDEN, 0)(x))
 
 
 def test_members_do_not_touch_one_another() -> None:
-    alone, both = Stack.seeded(HIDDEN, 1, 1, 8), Stack.seeded(HIDDEN, 0, 2, 8)
+    alone, both = seeded(HIDDEN, 1, 1, 8), seeded(HIDDEN, 0, 2, 8)
     for _ in range(20):
         x, goal = torch.randn(1, 8, 30), torch.randn(1, 8, 5)
         alone.backward(alone.forward(x) - goal)
@@ -167,7 +173,7 @@ def test_a_restored_stack_goes_on_bit_for_bit() -> None:
             stack.clip(1.0)
             stack.step(1e-3, 0.01)
 
-    whole, first, second = (Stack.seeded(HIDDEN, s, 1, 8) for s in (0, 0, 1))
+    whole, first, second = (seeded(HIDDEN, s, 1, 8) for s in (0, 0, 1))
     train(whole, range(30))
     train(first, range(12))
     second.restore({name: tensor.clone() for name, tensor in first.dump().items()})
@@ -177,7 +183,7 @@ def test_a_restored_stack_goes_on_bit_for_bit() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_learns_the_same_within_bfloat16() -> None:
-    slow, fast = Stack.seeded(HIDDEN, 0, 2, 32), Stack.seeded(HIDDEN, 0, 2, 32, device="cuda")
+    slow, fast = seeded(HIDDEN, 0, 2, 32), seeded(HIDDEN, 0, 2, 32, device="cuda")
     source = torch.Generator().manual_seed(0)
     for _ in range(200):
         x = torch.randn(2, 32, 30, generator=source)
