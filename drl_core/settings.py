@@ -83,17 +83,78 @@ class Gates(_Section, frozen=True):
     """Nats of log-loss on new labels beyond the champion's own left-out ones: a warning."""
 
 
+Mode = Literal["observe", "enforce"]
+
+
 class Serving(_Section, frozen=True):
-    """The inference service."""
+    """The inference service. What is marked with * is taken from a changed file while running."""
 
     host: str = "127.0.0.1"
     port: Port = 8000
-    mode: Literal["observe", "enforce"] = "observe"
+    grpc_port: Port | None = None
+    """Open Inference Protocol over gRPC; off unless set."""
+    workers: Annotated[int, Meta(ge=1, le=64)] = 2
+    """Processes that answer on `port`; they share episodes, limits and metrics."""
+    tls_certificate: str | None = None
+    tls_private_key: str | None = None
+    """PEM files; both or none."""
+    mode: Mode = "observe"
+    """* `observe` decides and records, `enforce` is for dispatching."""
+    sandbox_modes: dict[str, Mode] = field(default_factory=dict)
+    """* By sandbox id, where it is not `mode`."""
+    containment_margin: Annotated[float, Meta(ge=0)] = 0.0
+    """* How far the Q-value of a containing action must be above the best other one's."""
+    challenger: str | None = None
+    """* Model version that decides beside the served one; its differences are counted."""
+    canary_share: Share = 0.0
+    """* Share of episodes for which the challenger's decision is the answer."""
+    decision_log_share: Share = 1.0
+    """* Share of episodes whose decisions are kept for lineage."""
     reload_interval_s: Annotated[float, Meta(ge=0.01, le=60)] = 0.05
+    keep_models: Annotated[int, Meta(ge=1, le=16)] = 3
+    """Releases that stay loaded, the served one included."""
     max_episodes: PositiveInt = 100_000
     """Episodes whose carry is kept; the least recently used is evicted."""
+    episode_ttl_s: PositiveInt = 86_400
+    """An episode not seen for so long is forgotten."""
     max_body_bytes: PositiveInt = 16 << 20
+    """*"""
     max_batch: PositiveInt = 10_000
+    """* Records in one request."""
+    max_queue_ms: PositiveInt = 25
+    """* Longest wait of a request before it is answered 503 with Retry-After."""
+    request_timeout_s: PositiveInt = 30
+    """* Longest time that a caller may take to send a request, and the service to answer it."""
+    telemetry_buffer: Annotated[int, Meta(ge=10_000)] = 10_000
+    """Events that wait to become durable, in one worker; above it callers are told to wait."""
+
+
+class Access(_Section, frozen=True):
+    """Who may call the service. API keys are made by `drl keys`."""
+
+    rate_per_s: Annotated[float, Meta(ge=0)] = 0.0
+    """* Requests a second and caller, over all workers; 0 is no limit."""
+    rate_burst: PositiveInt = 1000
+    """* Requests that a caller may send at once."""
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_keys: str | None = None
+    """File with the issuer's public keys: a JWKS document, or one PEM."""
+
+
+class Observability(_Section, frozen=True):
+    """Logs and traces."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """*"""
+    log_file: str | None = None
+    """JSON lines beside standard output, rotated; relative to `home`."""
+    log_max_bytes: PositiveInt = 50 << 20
+    log_keep: PositiveInt = 5
+    otlp_endpoint: str | None = None
+    """OpenTelemetry over HTTP, such as http://127.0.0.1:4318; off unless set."""
+    trace_share: Share = 0.01
+    """* Share of requests without a sampling decision of their caller whose trace is exported."""
 
 
 class Alerts(_Section, frozen=True):
@@ -116,6 +177,8 @@ class Settings(_Section, frozen=True):
     retraining: Retraining = field(default_factory=Retraining)
     gates: Gates = field(default_factory=Gates)
     serving: Serving = field(default_factory=Serving)
+    access: Access = field(default_factory=Access)
+    observability: Observability = field(default_factory=Observability)
     alerts: Alerts = field(default_factory=Alerts)
     costs: CostTable = field(default_factory=CostTable)
 
@@ -139,6 +202,11 @@ class Settings(_Section, frozen=True):
         return self.home_path / "keys"
 
     @property
+    def state_path(self) -> Path:
+        """What the service's workers share and what waits for the database."""
+        return self.home_path / "state"
+
+    @property
     def tables_path(self) -> Path:
         """Parquet tables of the asset graph."""
         return self.home_path / "tables"
@@ -153,7 +221,16 @@ class SettingsError(ValueError):
     """A configuration that cannot be used; the message names the field and what it should be."""
 
 
-_SECTIONS = ("learning", "retraining", "gates", "serving", "alerts", "costs")
+_SECTIONS = (
+    "learning",
+    "retraining",
+    "gates",
+    "serving",
+    "access",
+    "observability",
+    "alerts",
+    "costs",
+)
 _RESERVED = {"DRL_ENV", "DRL_CONFIG"}
 
 
