@@ -124,8 +124,7 @@ def signing_key(folder: Path) -> Ed25519PrivateKey:
         if not path.exists():
             folder.chmod(0o700)
             key = Ed25519PrivateKey.generate()
-            write_atomically(path, _private_pem(key))
-            path.chmod(0o600)
+            write_atomically(path, _private_pem(key), mode=0o600)
         loaded = serialization.load_pem_private_key(path.read_bytes(), password=None)
         if not isinstance(loaded, Ed25519PrivateKey):
             raise BundleError("signing_key", f"{path} is not an Ed25519 key")

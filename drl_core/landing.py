@@ -53,8 +53,13 @@ class Batch(msgspec.Struct, frozen=True):
         return sum(segment.events for segment in self.segments)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:
     """Write a file so that a reader, or a crash, sees all of it or nothing.
+
+    Args:
+        path: the file.
+        content: all of it.
+        mode: permission bits, set before anything is written; the process's default without.
 
     Raises:
         OSError: where the disk refuses; the temporary file is removed.
@@ -62,6 +67,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

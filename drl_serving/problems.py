@@ -39,6 +39,7 @@ class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
         field: the field that was wrong.
         retry_after_s: seconds after which the same request may succeed.
         extra: further members of the answer.
+        headers: further headers of the answer, such as WWW-Authenticate.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
         field: str | None = None,
         retry_after_s: int | None = None,
         extra: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -60,6 +62,9 @@ class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
         self.field = field
         self.retry_after_s = retry_after_s
         self.extra = extra or {}
+        self.headers = dict(headers or {})
+        if retry_after_s is not None:
+            self.headers["Retry-After"] = str(retry_after_s)
 
     def response(self) -> Response[bytes]:
         """The problem as an HTTP answer."""
@@ -72,12 +77,11 @@ class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
             "next": self.next_step,
             **self.extra,
         }
-        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
         return Response(
             msgspec.json.encode(body),
             status_code=self.status,
             media_type=PROBLEM_JSON,
-            headers=headers,
+            headers=self.headers,
         )
 
 

@@ -1,0 +1,1 @@
+"""Who may call the service: credentials, scopes, rate limits, TLS, security headers."""

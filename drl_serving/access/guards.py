@@ -1,0 +1,33 @@
+"""Scopes for Litestar's routes: `guards=[requires("patterns")]` on a controller or a handler."""
+
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from litestar.types import Guard
+
+from drl_serving.access.principal import Principal, Scope
+from drl_serving.access.service import Access, forbidden
+
+
+def requires(scope: Scope) -> Guard:
+    """A guard that lets callers with a scope pass.
+
+    The principal is `scope["state"]["principal"]`, where the front has put it; a request that came
+    in by another way has none and is refused. `app.state.access`, where there is one, is told.
+
+    Raises:
+        Problem: 403, naming the scope.
+    """
+
+    def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        principal: Principal | None = connection.scope["state"].get("principal")
+        if principal is None:
+            raise forbidden(scope)
+        access: Access | None = connection.app.state.get("access")
+        if access is not None:
+            access.require(principal, scope, connection.client and connection.client.host)
+        elif scope not in principal.scopes:
+            raise forbidden(scope)
+
+    return guard
