@@ -13,19 +13,24 @@ old blob.
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from filelock import FileLock
 from msgspec import Meta, Struct
 
 from drl_core.actions import ACTION_COUNT
+from drl_core.errors import BundleError as BundleError
 from drl_core.features import CARRY_WIDTH, FEATURE_COUNT, FEATURES_VERSION, WINDOW_WIDTH
+from drl_core.keys import TrustedKeys as TrustedKeys
+from drl_core.keys import key_id as key_id
+from drl_core.keys import signing_key as signing_key
+from drl_core.keys import trust as trust
+from drl_core.keys import trusted_keys as trusted_keys
 from drl_core.landing import write_atomically
 
 MAX_BLOB_BYTES = 64 << 20
@@ -81,6 +86,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     golden: Golden
     rollback_of: str | None = None
     """The version that this release takes back, where it is a rollback."""
+    staged: bool = False
+    """Only to be tried as a challenger: no service takes it for the current model."""
 
 
 class _Envelope(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,83 +96,13 @@ class _Envelope(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")]
 
 
-class BundleError(ValueError):
-    """A release that must not be served. `reason` is a short, stable name for metrics and tests."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        self.reason = reason
-        super().__init__(f"{reason}: {message}")
-
-
 class Release(Struct, frozen=True):
     """A verified release: its manifest and the verified bytes of its model."""
 
     manifest: Manifest
     model: bytes
-
-
-TrustedKeys = Mapping[str, Ed25519PublicKey]
-
-
-def key_id(key: Ed25519PublicKey) -> str:
-    """The first 16 hex digits of the SHA-256 of the raw public key."""
-    raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    return hashlib.sha256(raw).hexdigest()[:16]
-
-
-def signing_key(folder: Path) -> Ed25519PrivateKey:
-    """The signing key in a folder; made on first use, readable by its owner alone.
-
-    Beside `signing.pem` stands `trusted/<key id>.pub`, which a service needs to verify releases.
-    """
-    path = folder / "signing.pem"
-    (folder / "trusted").mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        if not path.exists():
-            folder.chmod(0o700)
-            key = Ed25519PrivateKey.generate()
-            write_atomically(path, _private_pem(key), mode=0o600)
-        loaded = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        if not isinstance(loaded, Ed25519PrivateKey):
-            raise BundleError("signing_key", f"{path} is not an Ed25519 key")
-        trust(folder, loaded.public_key())
-    return loaded
-
-
-def trust(folder: Path, key: Ed25519PublicKey) -> None:
-    """Put a public key among the trusted ones of a folder."""
-    path = folder / "trusted" / f"{key_id(key)}.pub"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        write_atomically(path, _public_pem(key))
-
-
-def trusted_keys(folder: Path) -> dict[str, Ed25519PublicKey]:
-    """Public keys in `<folder>/trusted`, by key id."""
-    keys: dict[str, Ed25519PublicKey] = {}
-    for path in sorted((folder / "trusted").glob("*.pub")):
-        try:
-            key = serialization.load_pem_public_key(path.read_bytes())
-        except (ValueError, UnsupportedAlgorithm) as cause:
-            raise BundleError("trusted_key", f"{path}: {cause}") from None
-        if not isinstance(key, Ed25519PublicKey):
-            raise BundleError("trusted_key", f"{path} is not an Ed25519 key")
-        keys[key_id(key)] = key
-    return keys
-
-
-def _private_pem(key: Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
-def _public_pem(key: Ed25519PublicKey) -> bytes:
-    return key.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    key_id: str
+    """The key that signed it."""
 
 
 class ModelStore:
@@ -184,38 +121,116 @@ class ModelStore:
 
         Args:
             model: the ONNX bytes.
-            manifest: `sequence`, `sha256`, `blob` and `size_bytes` are set here.
+            manifest: `sequence`, `sha256`, `blob`, `size_bytes` and `staged` are set here.
             key: signs the manifest.
 
         Returns:
             The manifest as signed.
         """
-        digest = hashlib.sha256(model).hexdigest()
-        blobs, releases = self.root / "blobs", self.root / "releases"
-        blobs.mkdir(parents=True, exist_ok=True)
-        releases.mkdir(exist_ok=True)
-        with FileLock(self.root / ".publish.lock"):
-            signed = msgspec.structs.replace(
-                manifest,
-                sequence=self._last_sequence() + 1,
-                sha256=digest,
-                blob=f"blobs/{digest}.onnx",
-                size_bytes=len(model),
-            )
-            blob = self.root / signed.blob
-            if not blob.exists() or blob.read_bytes() != model:
-                write_atomically(blob, model)
-            content = sign(signed, key)
-            release = releases / f"{signed.sequence:08d}.json"
-            write_atomically(release, content)
-            public = key.public_key()
-            try:  # read back before anyone is pointed to it
-                self.load({key_id(public): public}, release)
-            except BundleError:
-                release.unlink()  # a rollback would stumble over it
-                raise
+        with self._locked():
+            signed, content = self._write(model, manifest, key, staged=False)
             write_atomically(self.current_path, content)
         return signed
+
+    def stage(self, model: bytes, manifest: Manifest, key: Ed25519PrivateKey) -> Manifest:
+        """Write a signed release that can be a challenger, and leave the pointer where it is.
+
+        What is signed says that it is staged, so that nobody can point to it either.
+        """
+        with self._locked():
+            return self._write(model, manifest, key, staged=True)[0]
+
+    def reissue(self, trusted: TrustedKeys, key: Ed25519PrivateKey) -> Manifest:
+        """Release the current model again, signed by another key, under a new sequence number."""
+        current = self.load(trusted)
+        return self.publish(current.model, current.manifest, key)
+
+    def find(self, version: str, trusted: TrustedKeys) -> Release:
+        """The newest sound release of a model, staged ones included.
+
+        Raises:
+            BundleError: `unknown_version`, or what is wrong with the only releases that there are.
+        """
+        named = msgspec.json.encode({"model_version": version})[1:-1]
+        wrong = BundleError("unknown_version", f"the store holds no release of {version!r}")
+        for path in reversed(self.releases()):
+            content = path.read_bytes()
+            try:
+                if named in content and verify(content, trusted).model_version == version:
+                    return self.load(trusted, path)
+            except BundleError as error:
+                wrong = error
+        raise wrong
+
+    def prune(self, keep: int, trusted: TrustedKeys, pinned: Collection[str] = ()) -> list[Path]:
+        """Remove old releases, and the blobs that no release names any more.
+
+        The last `keep` releases stay with all that came after them, the current one, and the
+        newest of each pinned version.
+
+        Args:
+            keep: at least 1.
+            trusted: public keys by key id.
+            pinned: model versions, such as the challenger.
+
+        Returns:
+            What was removed.
+        """
+        with self._locked():
+            known = {path: self._told(path, trusted) for path in self.releases()}
+            released = [path for path, told in known.items() if told and not told.staged]
+            if not released:
+                return []
+            kept = {path for path in known if path >= released[-max(keep, 1) :][0]}
+            for version in pinned:
+                named = [p for p, told in known.items() if told and told.model_version == version]
+                kept |= set(named[-1:])
+            needed = [*(known[path] for path in kept), self._told(self.current_path, trusted)]
+            blobs = {told.blob for told in needed if told}
+            removed = [path for path in known if path not in kept]
+            for blob in sorted((self.root / "blobs").glob("*.onnx")):
+                if f"blobs/{blob.name}" not in blobs:
+                    removed.append(blob)
+            for path in removed:  # releases first: none is left without its blob
+                path.unlink()
+        return removed
+
+    def _told(self, path: Path, trusted: TrustedKeys) -> Manifest | None:
+        try:
+            return verify(path.read_bytes(), trusted)
+        except (BundleError, FileNotFoundError):
+            return None  # it cannot be served, so nothing is kept for its sake
+
+    def _write(
+        self, model: bytes, manifest: Manifest, key: Ed25519PrivateKey, *, staged: bool
+    ) -> tuple[Manifest, bytes]:
+        digest = hashlib.sha256(model).hexdigest()
+        signed = msgspec.structs.replace(
+            manifest,
+            sequence=self._last_sequence() + 1,
+            sha256=digest,
+            blob=f"blobs/{digest}.onnx",
+            size_bytes=len(model),
+            staged=staged,
+        )
+        blob = self.root / signed.blob
+        if not blob.exists() or blob.read_bytes() != model:
+            write_atomically(blob, model)
+        content = sign(signed, key)
+        release = self.root / "releases" / f"{signed.sequence:08d}.json"
+        write_atomically(release, content)
+        public = key.public_key()
+        try:  # read back before anyone is pointed to it
+            self.load({key_id(public): public}, release)
+        except BundleError:
+            release.unlink()  # a rollback would stumble over it
+            raise
+        return signed, content
+
+    def _locked(self) -> FileLock:
+        for name in ("blobs", "releases"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        return FileLock(self.root / ".publish.lock")
 
     def releases(self) -> list[Path]:
         """Release files, oldest first."""
@@ -235,12 +250,15 @@ class ModelStore:
             BundleError: whatever is wrong with it, by name.
             FileNotFoundError: nothing has been released yet.
         """
-        manifest = verify((path or self.current_path).read_bytes(), trusted)
+        content = (path or self.current_path).read_bytes()
+        manifest = verify(content, trusted)
+        if manifest.staged and path is None:
+            raise BundleError("staged", f"{manifest.model_version} is a challenger, not released")
         if manifest.sequence < after_sequence:
             raise BundleError(
                 "sequence", f"release {manifest.sequence} is older than {after_sequence}, replayed?"
             )
-        return Release(manifest, self._read_blob(manifest))
+        return Release(manifest, self._read_blob(manifest), _open(content).key_id)
 
     def rollback(self, trusted: TrustedKeys, key: Ed25519PrivateKey) -> Manifest:
         """Release the model before the current one again, under a new sequence number.
@@ -300,6 +318,8 @@ class ModelStore:
                 earlier = self.load(trusted, path)
             except BundleError:
                 continue  # it can be served no more, so it is none to go back to
+            if earlier.manifest.staged:
+                continue
             if earlier.manifest.rollback_of:
                 passed.add(earlier.manifest.rollback_of)
             if earlier.manifest.model_version not in passed:
@@ -317,6 +337,8 @@ class ModelStore:
         try:
             if os.path.islink(path):  # noqa: PTH114
                 raise BundleError("blob_path", f"{path} is a link")
+            if path.stat().st_size > MAX_BLOB_BYTES:
+                raise BundleError("blob_size", f"{path}: at most {MAX_BLOB_BYTES} bytes")
             model = path.read_bytes()
         except FileNotFoundError:
             raise BundleError("blob_missing", f"{path} does not exist") from None
@@ -348,12 +370,7 @@ def verify(content: bytes, trusted: TrustedKeys) -> Manifest:
     Raises:
         BundleError: `format`, `unknown_key`, `signature` or `contract`.
     """
-    try:
-        envelope = msgspec.json.decode(content, type=_Envelope)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
-        raise BundleError("format", f"not a signed release: {cause}") from None
-    if msgspec.json.encode(envelope) != content:
-        raise BundleError("format", "bytes beside the manifest were changed")
+    envelope = _open(content)
     if envelope.key_id not in trusted:
         raise BundleError("unknown_key", f"key {envelope.key_id} is not trusted")
     raw = bytes(envelope.manifest)
@@ -373,3 +390,13 @@ def verify(content: bytes, trusted: TrustedKeys) -> Manifest:
     if (manifest.input_dim, manifest.output_dim) != (FEATURE_COUNT, ACTION_COUNT):
         raise BundleError("contract", "the network is not 30 features to 5 actions")
     return manifest
+
+
+def _open(content: bytes) -> _Envelope:
+    try:
+        envelope = msgspec.json.decode(content, type=_Envelope)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+        raise BundleError("format", f"not a signed release: {cause}") from None
+    if msgspec.json.encode(envelope) != content:
+        raise BundleError("format", "bytes beside the manifest were changed")
+    return envelope

@@ -53,9 +53,9 @@ def validate(windows: Array, carry: Array) -> None:
     past = carry[:, SIGNAL_COUNT]
     wrong = ~((carry >= 0.0) & (carry < np.inf))
     # each window adds a feature of at most 1 and at most MAX_WINDOW_S; the margin is of rounding
-    wrong[:, :SIGNAL_COUNT] |= carry[:, :SIGNAL_COUNT] > past[:, None] * (1 + 1e-9)
+    wrong[:, :SIGNAL_COUNT] |= carry[:, :SIGNAL_COUNT] > np.maximum(past, 0.0)[:, None] * (1 + 1e-9)
     wrong[:, SIGNAL_COUNT] |= (past != np.floor(past)) | (past > MAX_WINDOWS)
-    wrong[:, -1] |= carry[:, -1] > past * MAX_WINDOW_S * (1 + 1e-9)
+    wrong[:, -1] |= carry[:, -1] > np.maximum(past, 0.0) * MAX_WINDOW_S * (1 + 1e-9)
     _report("carry", CARRY_COLUMNS, carry, wrong)
 
 
