@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from drl_cli import patterns, policy, telemetry
+from drl_cli import keys, patterns, policy, telemetry
 from drl_cli.console import err, out, told_errors
 
 app = typer.Typer(
@@ -76,6 +76,7 @@ def serve() -> None:
 telemetry.register(app)
 policy.register(app, bundle_app)
 patterns.register(app)
+keys.register(app)
 
 
 def main() -> None:

@@ -306,12 +306,13 @@ def sanitize(event: Event) -> Event:
     if process is None:
         return event
     clean = msgspec.structs.replace(
-        process, name=_sanitize_path(process.name), image_path=_sanitize_path(process.image_path)
+        process, name=sanitize_path(process.name), image_path=sanitize_path(process.image_path)
     )
     return event if clean == process else msgspec.structs.replace(event, process=clean)
 
 
-def _sanitize_path(path: str | None) -> str | None:
+def sanitize_path(path: str | None) -> str | None:
+    """A path, or a text with paths in it, without the names of users and hosts."""
     if path is None:
         return None
     return _unc_host.sub(r"\\\\HOST", _user_directory.sub(r"\1USER", path))

@@ -1,0 +1,70 @@
+"""`GET /v1/audit`."""
+
+import asyncio
+import datetime as dt
+from typing import Annotated
+
+from litestar import Controller, get
+from litestar.di import NamedDependency
+from litestar.params import Parameter
+
+from drl_serving import openapi
+from drl_serving.access.guards import requires
+from drl_serving.audit import log
+from drl_serving.audit.log import Audit
+from drl_serving.audit.schemas import AuditPage
+from drl_serving.problems import Problem
+
+MAX_LIMIT = 1000
+
+
+class AuditController(Controller):
+    """Who did what."""
+
+    path = "/v1/audit"
+    tags = ("audit",)
+    guards = (requires("admin"),)
+
+    @get(
+        operation_id="list_audit_records",
+        summary="Records of the audit log, newest first",
+        responses=openapi.problems(400, 401, 403),
+    )
+    async def find(
+        self,
+        audit: NamedDependency[Audit],
+        since: Annotated[dt.datetime | None, Parameter(description="Earliest, included.")] = None,
+        until: Annotated[dt.datetime | None, Parameter(description="Latest, excluded.")] = None,
+        actor: Annotated[str | None, Parameter(max_length=300)] = None,
+        action: Annotated[
+            str | None, Parameter(max_length=100, description="`keys` for every `keys.…`.")
+        ] = None,
+        before: Annotated[
+            str | None, Parameter(max_length=40, description="`next` of the page before.")
+        ] = None,
+        limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT)] = 100,
+    ) -> AuditPage:
+        since, until = _with_zone("since", since), _with_zone("until", until)
+        try:
+            return await asyncio.to_thread(
+                log.read,
+                audit.folder,
+                since=since,
+                until=until,
+                actor=actor,
+                action=action,
+                before=before,
+                limit=limit,
+            )
+        except log.CursorError as error:
+            raise _bad("before", str(error)) from None
+
+
+def _with_zone(field: str, when: dt.datetime | None) -> dt.datetime | None:
+    if when is not None and when.tzinfo is None:
+        raise _bad(field, "a time zone is missing, such as 2026-11-22T12:00:00Z")
+    return when
+
+
+def _bad(field: str, why: str) -> Problem:
+    return Problem(400, "bad-request", f"{field}: {why}", "Mend the named parameter.", field=field)
