@@ -248,9 +248,9 @@ def other_type(publisher: Any) -> None:
         (wrong_golden, "golden"),
         (no_golden, "golden"),
         (not_a_graph, "graph"),
-        (other_names, "graph"),
-        (other_width, "graph"),
-        (other_type, "graph"),
+        (other_names, "shape"),
+        (other_width, "shape"),
+        (other_type, "shape"),
     ],
 )
 def test_an_unsound_release_is_refused_by_name_and_the_old_model_serves(
