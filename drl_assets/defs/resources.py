@@ -14,6 +14,7 @@ from drl_core import bundle
 from drl_core import settings as configuration
 from drl_core.bundle import ModelStore
 from drl_core.landing import LandingZone
+from drl_core.outbox import Outbox
 from drl_core.settings import Settings
 
 
@@ -43,6 +44,11 @@ class Project(dg.ConfigurableResource[Any]):
         if url is None:
             raise dg.Failure("DRL_DATABASE_URL is not set: start the graph with `drl up`")
         return url
+
+    @property
+    def outbox(self) -> Outbox:
+        """What waits for the database; the service drains it."""
+        return Outbox(self.settings.state_path / "outbox.sqlite")
 
     def checkpoint_path(self, version: str) -> Path:
         return self.settings.checkpoints_path / f"{version}.pt"

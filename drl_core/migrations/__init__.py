@@ -22,13 +22,19 @@ class MigrationError(RuntimeError):
     """The schema cannot be brought up to date; the message says what the database lacks."""
 
 
-def migrate(url: str, wait_s: float = 30.0, waiting: Callable[[str], None] | None = None) -> None:
-    """Upgrade the schema to the newest revision; several processes may do so at once.
+def migrate(
+    url: str,
+    wait_s: float = 30.0,
+    waiting: Callable[[str], None] | None = None,
+    to: str = "head",
+) -> None:
+    """Bring the schema to a revision, the newest by default; several processes may do so at once.
 
     Args:
         url: `postgresql://...` of PostgreSQL 15 or later with pgvector.
         wait_s: seconds to wait for the database.
         waiting: told the reason once, when the database is not there at first.
+        to: `head`, or an older revision to go back to; what it had no place for is lost.
 
     Raises:
         DatabaseUnavailable: no connection in that time.
@@ -46,7 +52,7 @@ def migrate(url: str, wait_s: float = 30.0, waiting: Callable[[str], None] | Non
         with engine.begin() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ONE_AT_A_TIME)))
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            (command.upgrade if to == "head" else command.downgrade)(config, to)
     except sa.exc.DBAPIError as error:
         if isinstance(error.orig, UndefinedFile):
             raise MigrationError(f"the server has no pgvector: {error.orig}") from None

@@ -1,1 +1,1 @@
-"""Learned attack patterns over HTTP."""
+"""Learned attack patterns over HTTP: taken in through the outbox, found in PostgreSQL."""

@@ -1,29 +1,66 @@
-"""`GET /v1/patterns` and `POST /v1/patterns/search`."""
+"""`POST /v1/patterns`, `GET /v1/patterns` and `POST /v1/patterns/search`."""
 
 import datetime as dt
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Controller, Request, get, post
 from litestar.di import NamedDependency
 from litestar.params import Parameter
 
-from drl_core.patterns import MAX_LIMIT, AttackPattern
+from drl_core.actions import ACTION_COUNT
+from drl_core.pattern_search import Filter
+from drl_core.patterns import MAX_LIMIT
 from drl_serving import bodies, openapi
-from drl_serving.patterns.schemas import NearestQuery, Neighbour
+from drl_serving.access.guards import requires
+from drl_serving.patterns.operations import NearestOperation, NewPatternsOperation
+from drl_serving.patterns.schemas import (
+    MAX_CURSOR,
+    Accepted,
+    NearestQuery,
+    Neighbour,
+    NeighbourPage,
+    NewPattern,
+    PatternPage,
+)
 from drl_serving.patterns.service import Patterns
 from drl_serving.problems import Problem
 
 
 class PatternController(Controller):
-    """Look up what released policies learned."""
+    """Keep and look up what released policies learned. The scope `patterns` is needed."""
 
     path = "/v1/patterns"
     tags = ("patterns",)
+    guards = (requires("patterns"),)
+
+    @post(
+        operation_id="store_patterns",
+        summary="Keep one pattern or a list of patterns",
+        description=(
+            "202 means that they are on disk; they are found once the database has them, which "
+            "is at once unless it is away. Sending a pattern again is harmless. `metadata` is "
+            "stored encrypted."
+        ),
+        status_code=202,
+        operation_class=NewPatternsOperation,
+        responses=openapi.problems(400, 401, 403, 413, 415, 429, 503),
+    )
+    async def accept(
+        self, request: Request[Any, Any, Any], patterns: NamedDependency[Patterns]
+    ) -> Accepted:
+        bodies.content_type(request, bodies.JSON)
+        body = await request.body()
+        if body.lstrip(b" \t\r\n")[:1] == b"[":
+            sent = bodies.decode(body, list[NewPattern])
+        else:
+            sent = [bodies.decode(body, NewPattern)]
+        return Accepted(await patterns.accept(sent))
 
     @get(
         operation_id="list_patterns",
-        summary="Patterns by attack type and time, newest first",
-        responses=openapi.problems(400, 503),
+        summary="Patterns by what they are, newest first, a page at a time",
+        responses=openapi.problems(400, 401, 403, 429, 503),
     )
     async def find(
         self,
@@ -31,46 +68,79 @@ class PatternController(Controller):
         attack_type: Annotated[str | None, Parameter(max_length=128)] = None,
         since: Annotated[dt.datetime | None, Parameter(description="Earliest, included.")] = None,
         until: Annotated[dt.datetime | None, Parameter(description="Latest, excluded.")] = None,
+        sandbox_id: Annotated[str | None, Parameter(max_length=128)] = None,
+        action: Annotated[int | None, Parameter(ge=0, lt=ACTION_COUNT)] = None,
+        min_confidence: Annotated[float | None, Parameter(ge=0, le=1)] = None,
         limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT)] = 50,
-        offset: Annotated[int, Parameter(ge=0, le=10**9)] = 0,
-    ) -> list[AttackPattern]:
-        attack_type = _storable(attack_type)
-        since, until = _with_zone("since", since), _with_zone("until", until)
+        cursor: Annotated[
+            str | None, Parameter(max_length=MAX_CURSOR, description="`next` of the page before.")
+        ] = None,
+    ) -> PatternPage:
+        wanted = Filter(
+            attack_type=_storable("attack_type", attack_type),
+            since=_with_zone("since", since),
+            until=_with_zone("until", until),
+            sandbox_id=_storable("sandbox_id", sandbox_id),
+            action=action,
+            min_confidence=_number("min_confidence", min_confidence),
+        )
         async with patterns.store() as store:
-            return await store.search(
-                attack_type=attack_type, since=since, until=until, limit=limit, offset=offset
-            )
+            page = await store.search(wanted, limit=limit, cursor=cursor)
+        return PatternPage(page.items, page.next)
 
     @post(
         "/search",
         operation_id="search_patterns",
-        summary="The patterns nearest to a state",
+        summary="The patterns nearest to a state, a page at a time",
         status_code=200,
-        operation_class=openapi.NearestOperation,
-        responses=openapi.problems(400, 413, 415, 503),
+        operation_class=NearestOperation,
+        responses=openapi.problems(400, 401, 403, 413, 415, 429, 503),
     )
     async def nearest(
         self, request: Request[Any, Any, Any], patterns: NamedDependency[Patterns]
-    ) -> list[Neighbour]:
+    ) -> NeighbourPage:
         bodies.content_type(request, bodies.JSON)
         query = bodies.decode(await request.body(), NearestQuery)
+        asked = msgspec.structs.asdict(query)
+        wanted = Filter(**{name: asked[name] for name in Filter.__struct_fields__})
+        wanted = msgspec.structs.replace(
+            wanted,
+            since=_with_zone("since", query.since),
+            until=_with_zone("until", query.until),
+        )
         async with patterns.store() as store:
-            found = await store.nearest(query.features, query.limit)
-        return [Neighbour(distance, pattern) for pattern, distance in found]
+            page = await store.nearest(
+                query.features, wanted, limit=query.limit, cursor=query.cursor
+            )
+        return NeighbourPage(
+            [Neighbour(distance, pattern) for pattern, distance in page.items], page.next
+        )
 
 
-def _storable(text: str | None) -> str | None:
+def _storable(field: str, text: str | None) -> str | None:
     """Text that PostgreSQL can hold."""
     if text is not None and "\0" in text:
-        raise _bad("attack_type", "a NUL character is not accepted")
+        raise _bad(field, "a NUL character is not accepted")
     return text
 
 
+def _number(field: str, value: float | None) -> float | None:
+    """A number, which "nan" is not, though no bound refuses it."""
+    if value is not None and value != value:
+        raise _bad(field, "a number is expected")
+    return value
+
+
 def _with_zone(field: str, when: dt.datetime | None) -> dt.datetime | None:
-    """A time that says which zone it is in."""
-    if when is not None and when.tzinfo is None:
+    """A time that says which zone it is in, in UTC."""
+    if when is None:
+        return None
+    if when.tzinfo is None:
         raise _bad(field, "a time zone is missing, such as 2026-11-22T12:00:00Z")
-    return when
+    try:
+        return when.astimezone(dt.UTC)
+    except OverflowError:
+        raise _bad(field, "the time is outside the years 1..9999") from None
 
 
 def _bad(field: str, why: str) -> Problem:

@@ -1,22 +1,54 @@
-"""Searches for patterns and what they find, in JSON."""
+"""Patterns, searches for them and what they find, in JSON."""
 
+import datetime as dt
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from drl_core.actions import ACTION_COUNT
 from drl_core.features import FEATURE_COUNT
-from drl_core.patterns import AttackPattern
+from drl_core.patterns import MAX_LIMIT, AttackPattern
+
+Name = Annotated[str, Meta(max_length=128, pattern="^[^\\x00]*$")]
+MAX_CURSOR = 2048
+
+
+class NewPattern(AttackPattern, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A pattern to be stored."""
+
+
+class Accepted(Struct, frozen=True):
+    """How many patterns are durable; they are found as soon as the database has them."""
+
+    accepted: int
 
 
 class NearestQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A state whose nearest patterns are wanted."""
+    """A state whose nearest patterns are wanted, perhaps only some kinds of them."""
 
     features: Annotated[
         list[Annotated[float, Meta(ge=0, le=1)]],
         Meta(min_length=FEATURE_COUNT, max_length=FEATURE_COUNT),
     ]
     """The 30 features of `drl_core.features`, each in 0..1."""
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 10
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT)] = 10
+    cursor: Annotated[str, Meta(max_length=MAX_CURSOR)] | None = None
+    """`next` of the page before, for the same features."""
+    attack_type: Name | None = None
+    since: dt.datetime | None = None
+    """Earliest, included."""
+    until: dt.datetime | None = None
+    """Latest, excluded."""
+    sandbox_id: Name | None = None
+    action: Annotated[int, Meta(ge=0, lt=ACTION_COUNT)] | None = None
+    min_confidence: Annotated[float, Meta(ge=0, le=1)] | None = None
+
+
+class PatternPage(Struct, frozen=True):
+    """Some patterns; `next` is the cursor of those that follow, null where none do."""
+
+    items: list[AttackPattern]
+    next: str | None
 
 
 class Neighbour(Struct, frozen=True):
@@ -25,3 +57,10 @@ class Neighbour(Struct, frozen=True):
     distance: float
     """Euclidean, over the 30 features."""
     pattern: AttackPattern
+
+
+class NeighbourPage(Struct, frozen=True):
+    """Some neighbours, nearest first; `next` is the cursor of those that follow."""
+
+    items: list[Neighbour]
+    next: str | None

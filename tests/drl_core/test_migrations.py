@@ -11,7 +11,7 @@ from drl_core.database import DatabaseUnavailable
 from drl_core.migrations import MigrationError, migrate
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
-OURS = [("attack_patterns",), ("drl_schema_version",), ("episode_progress",)]
+OURS = [("attack_patterns",), ("decisions",), ("drl_schema_version",), ("episode_progress",)]
 
 
 @pytest.fixture
@@ -47,3 +47,19 @@ def test_a_refusal_that_waiting_does_not_mend_is_not_waited_for(
     with pytest.raises(DatabaseUnavailable, match=r"password|nowhere"):
         migrate(url, wait_s=300, waiting=told.append)
     assert told == []
+
+
+def test_every_revision_can_be_taken_back_and_applied_again(empty: str) -> None:
+    migrate(empty)
+    migrate(empty, to="0001")
+    with psycopg.connect(empty) as connection:
+        assert connection.execute(TABLES).fetchall() == [t for t in OURS if t != ("decisions",)]
+        connection.execute(
+            "INSERT INTO attack_patterns SELECT 's', 'e', n, 'v',"
+            " array_fill(0.5, ARRAY[30])::vector, 2, 1, 'worm', 0.9, NULL, now(), m::jsonb"
+            " FROM (VALUES (0, '{}'), (1, '{\"user\": \"jane\"}')) AS rows (n, m)"
+        )
+    migrate(empty)
+    with psycopg.connect(empty) as connection:
+        kept = connection.execute("SELECT metadata FROM attack_patterns ORDER BY step").fetchall()
+    assert kept == [(None,), ({"user": "jane"},)]

@@ -20,6 +20,7 @@ def attack_patterns(
     from drl_assets.learning import checkpoint, containments
     from drl_assets.learning.episodes import from_experiences
     from drl_core import patterns
+    from drl_core.encryption import Keyring
 
     version = latest_version(context.instance, "published_model")
     trained = checkpoint.load(project.checkpoint_path(version))
@@ -36,11 +37,14 @@ def attack_patterns(
     found = containments.patterns(
         trained.network(), from_experiences(scan.collect()), version, project.settings.costs
     )
-    stored = patterns.upsert(project.database_url, found)
+    stored, queued = patterns.upsert_or_queue(
+        project.database_url, found, Keyring(project.settings.keys_path), project.outbox
+    )
     return dg.MaterializeResult(
         metadata={
             "version": version,
-            "dagster/row_count": stored,
+            "dagster/row_count": stored + queued,
+            "queued": queued,
             "by_attack_type": views.pattern_table(found),
         }
     )

@@ -1,0 +1,72 @@
+"""How the bodies of patterns look at /schema."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, Reference, RequestBody
+
+from drl_core.features import FEATURE_COUNT
+from drl_serving.bodies import JSON
+from drl_serving.patterns.schemas import NearestQuery, NewPattern
+
+_EXAMPLE: dict[str, Any] = {
+    "sandbox_id": "sandbox-1",
+    "episode_id": "7f3a",
+    "step": 4,
+    "model_version": "20261122T120000Z-1a2b3c4d",
+    "features": [0.1] * FEATURE_COUNT,
+    "action": 3,
+    "reward": 8.5,
+    "attack_type": "ransomware",
+    "confidence": 0.97,
+    "time": "2026-11-22T12:00:00Z",
+    "metadata": {"process": "invoice.exe"},
+}
+
+
+def inlined(kind: type[Any]) -> dict[str, Any]:
+    """The JSON schema of a type, as `msgspec` derives it, with nothing left to refer to."""
+    _, definitions = msgspec.json.schema_components([kind], ref_template="{name}")
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inline(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return inline(definitions[node["$ref"]])
+        return {key: inline(value) for key, value in node.items()}
+
+    found: dict[str, Any] = inline(definitions[kind.__name__])
+    return found
+
+
+def _body(schema: Any, **examples: Any) -> RequestBody:
+    named: dict[str, Example | Reference] = {
+        name.replace("_", " "): Example(value=value) for name, value in examples.items()
+    }
+    return RequestBody(
+        content={JSON: OpenAPIMediaType(schema=schema, examples=named)}, required=True
+    )
+
+
+@dataclass
+class NewPatternsOperation(Operation):
+    """An operation whose body is one pattern or a list of patterns."""
+
+    def __post_init__(self) -> None:
+        one = inlined(NewPattern)
+        listed = {"type": "array", "items": one, "minItems": 1}
+        self.request_body = _body(
+            {"oneOf": [one, listed]}, one_pattern=_EXAMPLE, a_list=[_EXAMPLE, _EXAMPLE]
+        )
+
+
+@dataclass
+class NearestOperation(Operation):
+    """An operation whose body is the features of a state, and which patterns are wanted."""
+
+    def __post_init__(self) -> None:
+        state = {"features": [0.1] * FEATURE_COUNT, "limit": 5, "attack_type": "ransomware"}
+        self.request_body = _body(inlined(NearestQuery), a_state=state)
