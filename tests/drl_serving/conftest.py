@@ -108,10 +108,16 @@ class Publisher:
         )
 
 
+@pytest.fixture(scope="session")
+def new_publisher(base: tuple[bytes, Golden]) -> Callable[[Path], Publisher]:
+    """A function that makes a model store in a home folder."""
+    return lambda home: Publisher(home, base)
+
+
 @pytest.fixture
-def publisher(tmp_path: Path, base: tuple[bytes, Golden]) -> Publisher:
+def publisher(tmp_path: Path, new_publisher: Callable[[Path], Publisher]) -> Publisher:
     """A model store in a fresh home; nothing released yet."""
-    return Publisher(tmp_path, base)
+    return new_publisher(tmp_path)
 
 
 @pytest.fixture
@@ -153,7 +159,7 @@ class Service:
 StartService = Callable[..., AbstractContextManager[Service]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_service() -> StartService:
     """A function that runs the service as a process of its own on a free port of loopback."""
 
