@@ -7,7 +7,6 @@ folders above the data may be closed to that user (a checkout below /root), the 
 inside its data folder and knows it as `/proc/self/cwd`.
 """
 
-import ctypes
 import os
 import pwd
 import re
@@ -19,7 +18,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -33,6 +32,7 @@ from filelock import FileLock, Timeout
 from psycopg import sql
 
 from drl_core.landing import write_atomically
+from drl_core.processes import die_with_parent
 
 UNPRIVILEGED_USER = "nobody"
 USER = DATABASE = "drl"
@@ -41,8 +41,6 @@ _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 30.0
 _MAX_LOG_BYTES = 10 << 20
 _HERE = "/proc/self/cwd"
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 _TRANSIENT = (
     "lock file",  # an old server of this folder is still closing, or left its pid file
@@ -58,21 +56,6 @@ class PostgresError(RuntimeError):
 def sqlalchemy_url(url: str) -> str:
     """The URL for SQLAlchemy with psycopg2, which dagster-postgres needs."""
     return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+psycopg2://", url)
-
-
-def die_with_parent(signum: int = signal.SIGTERM) -> Callable[[], None]:
-    """A `preexec_fn`: the kernel sends the child a signal when its parent ends, even by SIGKILL.
-
-    The kernel means the parent *thread*: start such a child from one that lives as long as it.
-    """
-    parent = os.getpid()
-
-    def ask_kernel() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
-        if os.getppid() != parent:  # it ended before the kernel was asked
-            os._exit(1)
-
-    return ask_kernel
 
 
 class EmbeddedPostgres:

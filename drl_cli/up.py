@@ -22,11 +22,12 @@ from types import FrameType
 import psutil
 from filelock import FileLock, Timeout
 
-from drl_cli.postgres import EmbeddedPostgres, die_with_parent, sqlalchemy_url
+from drl_cli.postgres import EmbeddedPostgres, sqlalchemy_url
 from drl_cli.procfile import UnknownProcess, commands, marked, send
 from drl_core.bundle import signing_key
 from drl_core.landing import write_atomically
 from drl_core.migrations import migrate
+from drl_core.processes import die_with_parent
 from drl_core.settings import Settings
 
 DATABASE_WAIT_S = 300.0

@@ -1,111 +1,173 @@
-"""The application: settings in, a Litestar app out, with every part wired in one place.
+"""The application: settings in, an ASGI app out, with every part wired in one place.
 
-Decisions run inline on the event loop; loading models, landing telemetry and reading releases run
-in threads. Nothing but a model is needed to decide: neither the database nor the landing zone.
+One event is decided inline on the event loop; loading models, landing telemetry and reading
+releases run in threads. Nothing but a model and the workers' shared memory is needed to decide:
+neither the database nor the landing zone.
 """
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import AsyncIterator
 
 from litestar import Litestar
+from litestar.datastructures import State
 from litestar.di import Provide
 
-from drl_core.settings import Settings, SettingsError, Watcher
+from drl_core.settings import Settings, Watcher
 from drl_serving import openapi
+from drl_serving.access.headers import json_headers, page_headers
+from drl_serving.access.service import Access, require_credentials
+from drl_serving.audit.controller import AuditController
+from drl_serving.audit.log import Audit
+from drl_serving.audit.refusals import Refusals
+from drl_serving.bodies import Limits
 from drl_serving.configuration import LiveSettings
 from drl_serving.decisions.controller import DecisionController
 from drl_serving.decisions.episodes import EpisodeStore
+from drl_serving.decisions.lean import LeanDecision
+from drl_serving.decisions.rules import Rules
 from drl_serving.decisions.service import DecisionService
+from drl_serving.decisions.shadow import Shadow
+from drl_serving.front import Front, Headers
 from drl_serving.health.controller import HealthController
+from drl_serving.logs import Logs
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder
 from drl_serving.models.controller import ModelController
 from drl_serving.patterns.controller import PatternController
 from drl_serving.patterns.service import Patterns
 from drl_serving.problems import answer
+from drl_serving.spans import SpanExporter
+from drl_serving.state import SharedState
 from drl_serving.telemetry.controller import TelemetryController
 from drl_serving.telemetry.service import TelemetryService
 
 
-def create_app(settings: Settings, watcher: Watcher | None = None) -> Litestar:
-    """Build the service.
+class Service:
+    """The parts of one worker.
 
     Args:
         settings: the configuration at the start.
         watcher: of the configuration's files, for what may change while running.
+        logs: whose level may change.
 
     Raises:
         SettingsError: the settings would serve without credentials beyond this machine.
     """
-    require_loopback(settings)
-    metrics = Metrics()
-    models = ModelHolder(settings, metrics)
-    episodes = EpisodeStore(settings.serving.max_episodes)
-    decisions = DecisionService(episodes, settings.serving.mode)
-    telemetry = TelemetryService(settings.landing_path, settings.serving.max_batch)
-    patterns = Patterns(settings.database_url)
-    metrics.watch_episodes(lambda: len(episodes))
+
+    def __init__(
+        self, settings: Settings, watcher: Watcher | None = None, logs: Logs | None = None
+    ) -> None:
+        require_credentials(settings)
+        serving = settings.serving
+        self.settings = settings
+        self._logs = logs
+        self.metrics = Metrics()
+        self.state = SharedState(settings.state_path, serving.max_episodes)
+        self.audit = Audit(settings.home_path / "audit")
+        refused = Refusals(self.metrics, self.audit)
+        self.access = Access(settings, self.state.env, self.state.buckets, refused)
+        self.models = ModelHolder(settings, self.metrics)
+        self.episodes = EpisodeStore(self.state, serving.max_episodes, serving.episode_ttl_s)
+        self.shadow = Shadow(self.metrics.compared, self.metrics.shadow_skipped.inc)
+        self.decisions = DecisionService(
+            self.episodes, Rules.of(serving), self.metrics, self.shadow
+        )
+        self.limits = Limits(serving.max_batch)
+        self.telemetry = TelemetryService(
+            settings.landing_path, self.limits, serving.telemetry_buffer
+        )
+        self.patterns = Patterns(settings.database_url)
+        self.metrics.watch_episodes(lambda: len(self.episodes))
+        self.metrics.watch_gauge(self.metrics.telemetry_buffered, lambda: self.telemetry.waiting)
+        decide = LeanDecision(self.access, self.models, self.decisions)
+        tls = serving.tls_certificate is not None
+        headers = Headers(json_headers(tls), page_headers(tls))
+        traced = settings.observability.otlp_endpoint is not None
+        self.spans = SpanExporter(settings.observability) if traced else None
+        self.front = Front(self._litestar(), self.access, self.metrics, self.spans, decide, headers)
+        self.live = watcher and LiveSettings(watcher, [self.configure])
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take what may change while running."""
+        serving = settings.serving
+        self.decisions.rules = self.shadow.rules = Rules.of(serving)
+        self.limits.max_batch = serving.max_batch
+        self.models.set_challenger(serving.challenger)
+        self.access.configure(settings.access)
+        self.front.max_queue_s = serving.max_queue_ms / 1000
+        self.front.timeout_s = serving.request_timeout_s
+        self.front.max_body = serving.max_body_bytes
+        self.front.trace_share = settings.observability.trace_share
+        if self._logs is not None:
+            self._logs.set_level(settings.observability.log_level)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        await models.poll()
-        await patterns.open()
-        watching = [asyncio.create_task(models.watch())]
-        if watcher is not None:
-            live = LiveSettings(watcher, decisions, telemetry)
-            watching.append(asyncio.create_task(live.watch()))
+    async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
+        """Load the model, then serve, with what has to be done now and then beside it."""
+        await self.models.poll()
+        await self.patterns.open()
+        watching = [
+            self.models.watch(),
+            self.shadow.watch(),
+            self.metrics.watch(),
+            self._poll_access(),
+        ]
+        if self.live:
+            watching.append(self.live.watch())
+        tasks = [asyncio.create_task(work) for work in watching]
         try:
             yield
         finally:
-            for task in watching:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*watching, return_exceptions=True)
-            await patterns.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.telemetry.close()
+            await self.patterns.close()
+            self.state.close()
 
-    parts = {
-        "settings": settings,
-        "metrics": metrics,
-        "models": models,
-        "decisions": decisions,
-        "telemetry": telemetry,
-        "patterns": patterns,
-    }
-    return Litestar(
-        route_handlers=[
-            DecisionController,
-            TelemetryController,
-            ModelController,
-            PatternController,
-            HealthController,
-        ],
-        dependencies={name: _provide(part) for name, part in parts.items()},
-        exception_handlers={Exception: answer},
-        before_send=[metrics.before_send],
-        lifespan=[lifespan],
-        openapi_config=openapi.config(),
-        request_max_body_size=settings.serving.max_body_bytes,
-        logging_config=None,
-    )
+    async def _poll_access(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            await asyncio.to_thread(self.access.poll)
 
-
-def require_loopback(settings: Settings) -> None:
-    """Refuse to listen beyond this machine: callers have no credentials yet.
-
-    Raises:
-        SettingsError: naming `serving.host`.
-    """
-    host = settings.serving.host
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
-        raise SettingsError(
-            f"serving.host is {host!r}: the service has no credentials yet, so it listens on this "
-            "machine only; set it to 127.0.0.1"
+    def _litestar(self) -> Litestar:
+        parts = {
+            "settings": self.settings,
+            "limits": self.limits,
+            "metrics": self.metrics,
+            "models": self.models,
+            "decisions": self.decisions,
+            "telemetry": self.telemetry,
+            "patterns": self.patterns,
+            "audit": self.audit,
+        }
+        return Litestar(
+            route_handlers=[
+                DecisionController,
+                TelemetryController,
+                ModelController,
+                PatternController,
+                AuditController,
+                HealthController,
+            ],
+            dependencies={name: _provide(part) for name, part in parts.items()},
+            state=State({"access": self.access}),
+            exception_handlers={Exception: answer},
+            before_send=[self.metrics.before_send],
+            lifespan=[self.lifespan],
+            openapi_config=openapi.config(),
+            request_max_body_size=self.settings.serving.max_body_bytes,
+            logging_config=None,
         )
+
+
+def create_app(
+    settings: Settings, watcher: Watcher | None = None, logs: Logs | None = None
+) -> Front:
+    """Build the service: an ASGI application for one worker."""
+    return Service(settings, watcher, logs).front
 
 
 def _provide(part: object) -> Provide:

@@ -3,6 +3,7 @@
 The records are parsed by `drl_core.telemetry`, the same parser that every other source uses.
 """
 
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,9 +13,19 @@ from drl_core.telemetry import TelemetryError
 from drl_serving.problems import Problem
 
 JSON = "application/json"
+OCTETS = "application/octet-stream"
 JSON_LINES = ("application/x-ndjson", "application/jsonl")
 
 T = TypeVar("T")
+
+
+@dataclass
+class Limits:
+    """Of one request; may change while running."""
+
+    max_batch: int
+    """Records."""
+
 
 _records = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -35,6 +46,25 @@ def content_type(request: Request[Any, Any, Any], *accepted: str) -> str:
         f"Send the header Content-Type: {accepted[0]}.",
         field="Content-Type",
     )
+
+
+async def read(request: Request[Any, Any, Any], most: int) -> bytes:
+    """The whole body, for routes on which the framework bounds no sizes.
+
+    Raises:
+        Problem: 413, before more than `most` bytes are held.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise Problem(
+                413,
+                "request-entity-too-large",
+                f"a body of more than {most} bytes",
+                "Send less in one request, or JSON lines as a stream.",
+            )
+    return bytes(body)
 
 
 def split(body: bytes) -> tuple[list[bytes], bool]:

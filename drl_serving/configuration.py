@@ -1,26 +1,27 @@
 """Settings that change while the service runs: the safe ones are taken, a bad file is refused."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 import structlog
 
-from drl_core.settings import SettingsError, Watcher
-from drl_serving.decisions.service import DecisionService
-from drl_serving.telemetry.service import TelemetryService
+from drl_core.settings import Settings, SettingsError, Watcher
 
 POLL_S = 1.0
 _log = structlog.stdlib.get_logger(__name__)
 
 
 class LiveSettings:
-    """Takes `serving.mode` and `serving.max_batch` from changed files; the rest needs a restart."""
+    """Takes changed files of the configuration while requests go on.
 
-    def __init__(
-        self, watcher: Watcher, decisions: DecisionService, telemetry: TelemetryService
-    ) -> None:
+    Args:
+        watcher: of the files.
+        takers: told of each change, with the whole configuration; they take what may change.
+    """
+
+    def __init__(self, watcher: Watcher, takers: Sequence[Callable[[Settings], None]]) -> None:
         self._watcher = watcher
-        self._decisions = decisions
-        self._telemetry = telemetry
+        self._takers = takers
 
     async def watch(self) -> None:
         """Poll the files until cancelled."""
@@ -36,8 +37,7 @@ class LiveSettings:
             _log.error("configuration refused", error=str(error))
             return False
         if changed:
-            serving = self._watcher.current.serving
-            self._decisions.mode = serving.mode
-            self._telemetry.max_records = serving.max_batch
-            _log.info("configuration reloaded", mode=serving.mode, max_batch=serving.max_batch)
+            for take in self._takers:
+                take(self._watcher.current)
+            _log.info("configuration reloaded")
         return changed

@@ -14,12 +14,12 @@ from litestar.openapi.spec import (
     RequestBody,
     Schema,
 )
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
-from drl_core.features import FEATURE_COUNT
+from drl_core.features import CARRY_WIDTH, FEATURE_COUNT
 from drl_core.patterns import MAX_LIMIT
 from drl_core.telemetry import Event
-from drl_serving.bodies import JSON, JSON_LINES
+from drl_serving.bodies import JSON, JSON_LINES, OCTETS
 from drl_serving.problems import PROBLEM_JSON
 
 EXAMPLE_EVENT: dict[str, Any] = {
@@ -63,8 +63,12 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
 
 
 _REASONS = {
+    401: "Credentials are missing or not good.",
+    403: "The credentials lack the scope.",
+    429: "Too many requests of this caller; Retry-After says when to try again.",
     400: "The body is not a valid event; names the field.",
     404: "Not found.",
+    408: "The request did not come in time.",
     409: "The step is not the episode's next one; says what to send.",
     413: "Too many bytes or records.",
     415: "The content type is not accepted.",
@@ -124,6 +128,39 @@ class TelemetryOperation(Operation):
     def __post_init__(self) -> None:
         content = _event_content() | _line_content()
         self.request_body = RequestBody(content=content, required=True)
+
+
+@dataclass
+class CarriedOperation(Operation):
+    """An operation whose body is events with the history that their caller keeps."""
+
+    def __post_init__(self) -> None:
+        carry = Schema(
+            type=OpenAPIType.ARRAY,
+            items=Schema(type=OpenAPIType.NUMBER, minimum=0),
+            min_items=CARRY_WIDTH,
+            max_items=CARRY_WIDTH,
+        )
+        one = Schema(
+            type=OpenAPIType.OBJECT,
+            properties={"event": _event_schema(), "carry": carry},
+            required=["event"],
+        )
+        several = Schema(type=OpenAPIType.ARRAY, items=one)
+        example = Example(value={"event": EXAMPLE_EVENT})
+        content = OpenAPIMediaType(
+            schema=Schema(one_of=[one, several]), examples={"a first step": example}
+        )
+        self.request_body = RequestBody(content={JSON: content}, required=True)
+
+
+@dataclass
+class RowsOperation(Operation):
+    """An operation whose body is raw rows of float64."""
+
+    def __post_init__(self) -> None:
+        rows = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY))
+        self.request_body = RequestBody(content={OCTETS: rows}, required=True)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from litestar.exceptions import HTTPException
 
 from drl_core.landing import LandingError
 from drl_core.telemetry import TelemetryError
+from drl_serving.group_commit import Full
 
 PROBLEM_JSON = "application/problem+json"
 _log = structlog.get_logger("drl_serving.problems")
@@ -66,23 +67,33 @@ class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
         if retry_after_s is not None:
             self.headers["Retry-After"] = str(retry_after_s)
 
+    def body(self) -> bytes:
+        """The problem as JSON."""
+        return msgspec.json.encode(
+            {
+                "type": f"urn:drl:problem:{self.name}",
+                "title": self.name.replace("-", " ").capitalize(),
+                "status": self.status,
+                "detail": self.detail,
+                "field": self.field,
+                "next": self.next_step,
+                **self.extra,
+            }
+        )
+
     def response(self) -> Response[bytes]:
-        """The problem as an HTTP answer."""
-        body: dict[str, Any] = {
-            "type": f"urn:drl:problem:{self.name}",
-            "title": self.name.replace("-", " ").capitalize(),
-            "status": self.status,
-            "detail": self.detail,
-            "field": self.field,
-            "next": self.next_step,
-            **self.extra,
-        }
+        """The problem as an HTTP answer of the framework."""
         return Response(
-            msgspec.json.encode(body),
+            self.body(),
             status_code=self.status,
             media_type=PROBLEM_JSON,
             headers=self.headers,
         )
+
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """The same answer's headers, as ASGI has them."""
+        named = [(name.lower().encode(), text.encode()) for name, text in self.headers.items()]
+        return [*named, (b"content-type", PROBLEM_JSON.encode())]
 
 
 def as_problem(error: Exception) -> Problem:
@@ -102,6 +113,14 @@ def as_problem(error: Exception) -> Problem:
                 f"telemetry could not be made durable, nothing was kept: {error.strerror}",
                 "Keep the events and send them again; free space in the landing zone.",
                 retry_after_s=5,
+            )
+        case Full():
+            return Problem(
+                503,
+                "busy",
+                str(error),
+                "Keep what was sent, wait for the seconds of Retry-After, then send it again.",
+                retry_after_s=error.retry_after_s,
             )
         case HTTPException() if error.status_code < 500:
             name = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")

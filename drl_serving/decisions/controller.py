@@ -1,19 +1,25 @@
-"""`POST /v1/decisions`."""
+"""`POST /v1/decisions`, and the forms of it for callers that keep the history themselves."""
 
+import asyncio
 import time
 from typing import Any
 
-from litestar import Controller, Request, post
+import numpy as np
+from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 
 from drl_core import telemetry
-from drl_core.settings import Settings
+from drl_core.features import WINDOW_WIDTH
 from drl_serving import bodies, openapi
-from drl_serving.decisions.schemas import Decision
-from drl_serving.decisions.service import DecisionService
+from drl_serving.access.guards import requires
+from drl_serving.decisions import carried
+from drl_serving.decisions.schemas import CarriedDecision, Decision
+from drl_serving.decisions.service import Caller, DecisionService, models_of
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder
-from drl_serving.models.service import require_model
+
+INLINE = 16
+"""Events that are decided on the event loop; more of them go to a thread."""
 
 
 class DecisionController(Controller):
@@ -21,6 +27,7 @@ class DecisionController(Controller):
 
     path = "/v1/decisions"
     tags = ("decisions",)
+    guards = (requires("decide"),)
 
     @post(
         operation_id="decide",
@@ -37,7 +44,7 @@ class DecisionController(Controller):
     async def decide(
         self,
         request: Request[Any, Any, Any],
-        settings: NamedDependency[Settings],
+        limits: NamedDependency[bodies.Limits],
         models: NamedDependency[ModelHolder],
         decisions: NamedDependency[DecisionService],
         metrics: NamedDependency[Metrics],
@@ -46,15 +53,87 @@ class DecisionController(Controller):
         body = await request.body()
         began = time.perf_counter()
         records, is_list = bodies.split(body)
-        bodies.limit(len(records), settings.serving.max_batch)
-        events = [
-            telemetry.parse(raw, number if is_list else None) for number, raw in enumerate(records)
-        ]
-        if not events:
-            raise telemetry.TelemetryError("$", "the list is empty, at least one event is expected")
-        model = require_model(models)  # read once: version and Q-values always match
-        decided = decisions.decide(events, model)
-        for decision in decided.new:  # a redelivery is not a second decision
-            metrics.actions.labels(decision.action_name).inc()
+        bodies.limit(len(records), limits.max_batch)
+
+        def decide() -> list[Decision]:
+            events = [
+                telemetry.parse(raw, number if is_list else None)
+                for number, raw in enumerate(records)
+            ]
+            if not events:
+                raise telemetry.TelemetryError("$", "the list is empty, send at least one event")
+            return decisions.decide(events, models_of(models), _caller(request)).answers
+
+        inline = len(records) <= INLINE
+        answers = decide() if inline else await asyncio.to_thread(decide)
         metrics.decision_seconds.observe(time.perf_counter() - began)
-        return decided.answers if is_list else decided.answers[0]
+        return answers if is_list else answers[0]
+
+    @post(
+        "/carried",
+        operation_id="decide_carried",
+        summary="Decide events whose history the caller keeps",
+        description=(
+            "Nothing is kept here: each event comes with the `carry` that the answer to the step "
+            "before gave, and gets the next one. At step 0 it is left out."
+        ),
+        status_code=200,
+        operation_class=openapi.CarriedOperation,
+        responses=openapi.problems(400, 409, 413, 415, 500, 503),
+    )
+    async def decide_carried(
+        self,
+        request: Request[Any, Any, Any],
+        limits: NamedDependency[bodies.Limits],
+        models: NamedDependency[ModelHolder],
+        decisions: NamedDependency[DecisionService],
+    ) -> list[CarriedDecision]:
+        bodies.content_type(request, bodies.JSON)
+        body = await request.body()
+        records, _ = bodies.split(body)
+        bodies.limit(len(records), limits.max_batch)
+        return await asyncio.to_thread(
+            carried.decide, records, models_of(models), decisions, _caller(request)
+        )
+
+    @post(
+        "/rows",
+        operation_id="decide_rows",
+        summary="Decide raw float rows",
+        description=(
+            "Little-endian float64 rows of 28: the window's 14 numbers, then the carry's 14. The "
+            "answer has a row of 20 for each: action, five Q-values, the next carry. The model's "
+            "version is in the header `X-Model-Version`."
+        ),
+        status_code=200,
+        operation_class=openapi.RowsOperation,
+        responses=openapi.problems(400, 413, 415, 500, 503),
+        media_type=bodies.OCTETS,
+    )
+    async def decide_rows(
+        self,
+        request: Request[Any, Any, Any],
+        limits: NamedDependency[bodies.Limits],
+        models: NamedDependency[ModelHolder],
+        decisions: NamedDependency[DecisionService],
+    ) -> Response[bytes]:
+        bodies.content_type(request, bodies.OCTETS)
+        body = await request.body()
+        rows = carried.rows(body, limits.max_batch)
+        model = models_of(models).champion
+        windows, carry = (
+            np.ascontiguousarray(rows[:, :WINDOW_WIDTH]),
+            np.ascontiguousarray(rows[:, WINDOW_WIDTH:]),
+        )
+        margin = decisions.rules.containment_margin
+        decided = await asyncio.to_thread(carried.decide_rows, windows, carry, model, margin)
+        headers = {
+            "X-Model-Version": model.manifest.model_version,
+            "X-Features-Version": str(model.manifest.features_version),
+        }
+        return Response(decided.tobytes(), media_type=bodies.OCTETS, headers=headers)
+
+
+def _caller(request: Request[Any, Any, Any]) -> Caller:
+    state = request.scope["state"]
+    return Caller(state["principal"].id, state["trace"].trace_id)

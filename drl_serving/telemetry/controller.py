@@ -7,7 +7,9 @@ import msgspec
 from litestar import Controller, Request, post
 from litestar.di import NamedDependency
 
+from drl_core.settings import Settings
 from drl_serving import bodies, openapi
+from drl_serving.access.guards import requires
 from drl_serving.metrics import Metrics
 from drl_serving.problems import Problem
 from drl_serving.telemetry.schemas import Accepted
@@ -19,27 +21,37 @@ class TelemetryController(Controller):
 
     path = "/v1/telemetry"
     tags = ("telemetry",)
+    guards = (requires("ingest"),)
 
     @post(
         operation_id="ingest_telemetry",
         summary="Land one event, a list of events, or JSON lines",
         description=(
             "202 means that the accepted events are on disk. Refused records do not stop the rest; "
-            "they are kept as dead letters with their reasons. Sending an event again is harmless."
+            "they are kept as dead letters with their reasons. Sending an event again is harmless. "
+            "JSON lines may be sent as a stream of any length (chunked): each part is on disk "
+            "before the next one is read, and the answer counts them all."
         ),
         status_code=202,
         operation_class=openapi.TelemetryOperation,
-        responses=openapi.problems(400, 413, 415, 422, 503),
+        responses=openapi.problems(400, 408, 413, 415, 422, 503),
+        request_max_body_size=None,  # a stream has no size; other bodies are bounded below
     )
     async def ingest(
         self,
         request: Request[Any, Any, Any],
+        settings: NamedDependency[Settings],
         telemetry: NamedDependency[TelemetryService],
         metrics: NamedDependency[Metrics],
     ) -> Accepted:
         kind = bodies.content_type(request, bodies.JSON, *bodies.JSON_LINES)
-        body = await request.body()
-        result = await asyncio.to_thread(telemetry.ingest, body, kind in bodies.JSON_LINES)
+        is_lines, pause_s = kind in bodies.JSON_LINES, float(settings.serving.request_timeout_s)
+        if is_lines and "content-length" not in request.headers:
+            result = await telemetry.stream(request.stream(), pause_s)
+        else:
+            async with asyncio.timeout(pause_s):
+                body = await bodies.read(request, settings.serving.max_body_bytes)
+                result = await telemetry.ingest(body, is_lines)
         metrics.landed.inc(result.accepted)
         metrics.dead_letters.inc(result.refused)
         if result.accepted == 0:

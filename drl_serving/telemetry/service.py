@@ -1,10 +1,18 @@
-"""Bodies of telemetry in, durable segments and dead letters out. Runs in a thread: it fsyncs."""
+"""Bodies of telemetry in, durable segments and dead letters out.
 
+Callers that come in at the same time share a segment and its fsyncs. A stream is landed part by
+part: the next part is read once the one before it is on disk, so a fast sender is slowed down by
+TCP and nothing piles up here.
+"""
+
+import asyncio
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from drl_core.landing import LandingError, LandingZone
 from drl_core.telemetry import (
+    MAX_RECORD_BYTES,
     DeadLetter,
     Event,
     TelemetryError,
@@ -13,21 +21,43 @@ from drl_core.telemetry import (
     parse_lines,
 )
 from drl_serving import bodies
+from drl_serving.group_commit import GroupCommit
 from drl_serving.telemetry.schemas import Accepted, Refused
 
 MAX_REFUSALS = 100
+PART_BYTES = 256 << 10
+"""Of a stream, landed together."""
+GATHER_S = 0.01
+"""How long callers wait for others, to share a segment: it bounds segments to 100 a second."""
 _SOURCE = "POST /v1/telemetry"
 
 
 class TelemetryService:
-    """Lands events. The folder is made on first use, so that decisions do not depend on it."""
+    """Lands events. The folder is made on first use, so that decisions do not depend on it.
 
-    def __init__(self, root: Path, max_records: int) -> None:
+    Args:
+        root: the landing zone.
+        limits: records of one body at most.
+        buffer: events that may wait to be durable; above it callers get `Full`.
+    """
+
+    def __init__(self, root: Path, limits: bodies.Limits, buffer: int) -> None:
         self._root = root
-        self.max_records = max_records
-        """Records of one body at most; may be changed while running."""
+        self._limits = limits
+        self._writer = GroupCommit[Event](
+            self._land, capacity=buffer, max_group=buffer, linger_s=GATHER_S, name="landing"
+        )
 
-    def ingest(self, body: bytes, is_lines: bool) -> Accepted:
+    @property
+    def waiting(self) -> int:
+        """Events that were received and are not durable yet."""
+        return self._writer.depth
+
+    async def close(self) -> None:
+        """Land what waits."""
+        await self._writer.close()
+
+    async def ingest(self, body: bytes, is_lines: bool) -> Accepted:
         """Validate a body's records and make the good ones durable.
 
         Args:
@@ -35,22 +65,44 @@ class TelemetryService:
             is_lines: the body is JSON lines.
 
         Raises:
+            Full: too many events wait; nothing was taken.
             LandingError: the disk refused; nothing was acknowledged.
             Problem: 413 for too many records.
             TelemetryError: the body is empty.
         """
-        events, dead = self._parse(body, is_lines)
-        if not events and not dead:
-            raise TelemetryError("$", "no event was sent, at least one is expected")
-        zone = self._zone()
-        zone.bury(dead)  # first: a failure here is answered before anything is landed
-        if events:
-            zone.land(events)
-        return Accepted(
-            accepted=len(events),
-            refused=len(dead),
-            refusals=[Refused(d.record, d.field, d.reason) for d in dead[:MAX_REFUSALS]],
+        small = len(body) < PART_BYTES
+        parsed = (
+            self._parse(body, is_lines)
+            if small
+            else await asyncio.to_thread(self._parse, body, is_lines)
         )
+        if not any(parsed):
+            raise TelemetryError("$", "no event was sent, at least one is expected")
+        return await self._keep(*parsed)
+
+    async def stream(self, chunks: AsyncIterator[bytes], pause_s: float) -> Accepted:
+        """Land JSON lines as they come.
+
+        Args:
+            chunks: of bytes, cut anywhere.
+            pause_s: how long the sender may say nothing.
+
+        Raises:
+            Full, LandingError: what came before is durable; the sender has to send again.
+            TelemetryError: nothing was sent.
+            TimeoutError: the sender said nothing for too long.
+        """
+        accepted, refused, line = 0, 0, 0
+        refusals: list[Refused] = []
+        async for part in _parts(chunks, pause_s):
+            events, dead = parse_lines(part, _SOURCE, line)
+            kept = await self._keep(events, dead)
+            line += part.count(b"\n")
+            accepted, refused = accepted + kept.accepted, refused + kept.refused
+            refusals += kept.refusals[: MAX_REFUSALS - len(refusals)]
+        if not accepted and not refused:
+            raise TelemetryError("$", "no event was sent, at least one is expected")
+        return Accepted(accepted=accepted, refused=refused, refusals=refusals)
 
     def writable(self) -> bool:
         """Whether a file can be written into the landing zone now."""
@@ -63,6 +115,22 @@ class TelemetryService:
             return False
         return True
 
+    async def _keep(self, events: list[Event], dead: list[DeadLetter]) -> Accepted:
+        if dead:  # first: a failure here is answered before anything is landed
+            await asyncio.to_thread(self._bury, dead)
+        await self._writer.submit(events)
+        return Accepted(
+            accepted=len(events),
+            refused=len(dead),
+            refusals=[Refused(d.record, d.field, d.reason) for d in dead[:MAX_REFUSALS]],
+        )
+
+    def _land(self, events: list[Event]) -> None:
+        self._zone().land(events)
+
+    def _bury(self, letters: list[DeadLetter]) -> None:
+        self._zone().bury(letters)
+
     def _zone(self) -> LandingZone:
         try:
             return LandingZone(self._root)
@@ -71,7 +139,7 @@ class TelemetryService:
 
     def _parse(self, body: bytes, is_lines: bool) -> tuple[list[Event], list[DeadLetter]]:
         if is_lines:
-            bodies.limit(body.count(b"\n"), self.max_records)
+            bodies.limit(body.count(b"\n"), self._limits.max_batch)
             return parse_lines(body, _SOURCE)
         try:
             records, _ = bodies.split(body)
@@ -79,7 +147,7 @@ class TelemetryService:
             if not body.strip():
                 raise
             return [], [dead_letter(error, _SOURCE, 0, body)]
-        bodies.limit(len(records), self.max_records)
+        bodies.limit(len(records), self._limits.max_batch)
         events: list[Event] = []
         dead: list[DeadLetter] = []
         for number, raw in enumerate(records):
@@ -88,3 +156,46 @@ class TelemetryService:
             except TelemetryError as error:
                 dead.append(dead_letter(error, _SOURCE, number, raw))
         return events, dead
+
+
+async def _parts(chunks: AsyncIterator[bytes], pause_s: float) -> AsyncIterator[bytes]:
+    """Whole lines: as many as fill a part, or what came before the sender paused."""
+    waiting = bytearray()
+    async for chunk in _chunks(chunks, pause_s):
+        waiting += chunk
+        if chunk and len(waiting) < PART_BYTES:
+            continue
+        end = waiting.rfind(b"\n") + 1
+        if end:
+            yield bytes(waiting[:end])
+            del waiting[:end]
+        if len(waiting) > MAX_RECORD_BYTES:
+            raise TelemetryError(
+                "$", f"a line of more than {MAX_RECORD_BYTES} bytes; what came before it is landed"
+            )
+    if waiting:
+        yield bytes(waiting)
+
+
+async def _chunks(chunks: AsyncIterator[bytes], pause_s: float) -> AsyncIterator[bytes]:
+    """The chunks, and an empty one wherever none came for a moment."""
+
+    async def take() -> bytes | None:
+        return await anext(chunks, None)
+
+    while True:
+        taking = asyncio.create_task(take())
+        try:
+            await asyncio.wait({taking}, timeout=GATHER_S)
+            if not taking.done():
+                yield b""
+                await asyncio.wait({taking}, timeout=pause_s)
+            if not taking.done():
+                raise TimeoutError
+            chunk = taking.result()
+        finally:
+            taking.cancel()
+        if chunk is None:
+            return
+        if chunk:
+            yield chunk

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,17 @@ from litestar.testing import TestClient
 from onnx import TensorProto, helper
 
 from drl_core import features, telemetry
-from drl_core.actions import ACTION_COUNT, Action, allowed
+from drl_core.actions import ACTION_COUNT, CONTAINING, Action, allowed
 from drl_core.settings import Serving, Settings
 from drl_core.telemetry import SIGNALS, Event
 from drl_serving.app import create_app
-from drl_serving.decisions.episodes import EpisodeStore
-from drl_serving.decisions.service import DecisionService, choose
+from drl_serving.decisions import carried
+from drl_serving.decisions.episodes import EpisodeStore, database_key
+from drl_serving.decisions.rules import Rules, choose
+from drl_serving.decisions.service import DecisionService, Models
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder, ServedModel
+from drl_serving.state import SharedState
 
 Client = TestClient[Litestar]
 MANY = settings(
@@ -147,7 +152,16 @@ requests = st.lists(  # which episode goes on by how many steps, and how many of
 def test_however_events_are_split_and_repeated_the_scores_are_those_of_the_fold(
     model: ServedModel, sent: list[list[tuple[str, int, bool]]]
 ) -> None:
-    service = DecisionService(EpisodeStore(10), "observe")
+    with tempfile.TemporaryDirectory() as folder:
+        state = SharedState(Path(folder), 10)
+        store = EpisodeStore(state, 10, 3600)
+        follow_the_fold(DecisionService(store, Rules()), Models(model), sent)
+        state.close()
+
+
+def follow_the_fold(
+    service: DecisionService, models: Models, sent: list[list[tuple[str, int, bool]]]
+) -> None:
     history: dict[str, list[Event]] = {name: [] for name in "abc"}
     first: dict[tuple[str, str, int], str] = {}
     for request in sent:
@@ -162,7 +176,7 @@ def test_however_events_are_split_and_repeated_the_scores_are_those_of_the_fold(
                     telemetry.validate({"episode_id": name, "step": step, **fields})
                 )
                 events.append(history[name][-1])
-        decided = service.decide(events, model)
+        decided = service.decide(events, models)
         for one, answer in zip(events, decided.answers, strict=True):
             assert (answer.episode_id, answer.step) == one.key[1:]
             assert first.setdefault(one.key, answer.decision_id) == answer.decision_id
@@ -171,21 +185,46 @@ def test_however_events_are_split_and_repeated_the_scores_are_those_of_the_fold(
         if events:
             rows = np.stack([features.window(e) for e in events])
             _, carry = features.fold(rows, np.arange(len(rows)) == 0)
-            kept = service.episodes.get(("default", name))
+            key = database_key(("default", name))
+            kept = service.episodes.read([key])[key]
             assert kept is not None
-            assert kept.step == len(events) - 1
-            np.testing.assert_allclose(kept.carry, carry[0], rtol=1e-9, atol=1e-9)
+            assert kept.episode.step == len(events) - 1
+            np.testing.assert_allclose(kept.episode.carry(), carry[0], rtol=1e-9, atol=1e-9)
     assert len(first) == sum(map(len, history.values()))
 
 
 def test_no_more_isolation_at_level_three() -> None:
-    q_values = np.array([0, 9, 1, 2, 3], dtype=np.float32)
-    assert choose(q_values, allowed(2), 2)[0] is Action.INCREASE_ISOLATION
-    action, confidence, reason = choose(q_values, allowed(3), 3)
+    q_values = [0.0, 9.0, 1.0, 2.0, 3.0]
+    assert choose(q_values, 2)[0] is Action.INCREASE_ISOLATION
+    action, confidence, reason = choose(q_values, 3)
     assert action is Action.REQUEST_HUMAN_REVIEW
     assert confidence == pytest.approx(1 / (1 + np.exp(-1) + np.exp(-2) + np.exp(-3)))
     assert "1 above quarantine_file" in reason
     assert "increase_isolation" in reason
+
+
+@MANY
+@given(
+    q_values=st.lists(st.floats(-100, 100, width=32), min_size=5, max_size=5),
+    level=st.integers(0, 3),
+    margin=st.floats(0, 5),
+)
+def test_containing_takes_the_margin_and_rows_choose_alike(
+    q_values: list[float], level: int, margin: float
+) -> None:
+    action, confidence, reason = choose(q_values, level, margin)
+    allowed_now = allowed(level)
+    assert allowed_now[action]
+    assert 0 < confidence <= 1
+    assert action.label in reason
+    others = [q for n, q in enumerate(q_values) if allowed_now[n] and n not in CONTAINING]
+    if action in CONTAINING:
+        assert q_values[action] - max(others) >= margin
+    elif margin == 0:
+        assert q_values[action] == max(q for n, q in enumerate(q_values) if allowed_now[n])
+    (row,) = carried.actions(np.array([q_values], np.float32), np.array([float(level)]), margin)
+    if len(set(q_values)) == 5:
+        assert row == action
 
 
 def test_without_a_model_nothing_is_decided(publisher: Any) -> None:

@@ -25,7 +25,8 @@ from onnx import TensorProto, helper
 
 from drl_core.bundle import BundleError, Golden, sign, signing_key, trusted_keys
 from drl_core.settings import Serving, Settings, SettingsError
-from drl_serving.app import create_app, require_loopback
+from drl_serving.access.service import require_credentials
+from drl_serving.app import create_app
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder
 
@@ -357,7 +358,7 @@ def test_the_service_listens_on_this_machine_only(host: str) -> None:
     with pytest.raises(SettingsError, match=r"serving\.host"):
         create_app(Settings(serving=Serving(host=host)))
     for good in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
-        require_loopback(Settings(serving=Serving(host=good)))
+        require_credentials(Settings(serving=Serving(host=good)))
 
 
 def test_a_broken_trusted_key_is_a_named_refusal(publisher: Any) -> None:

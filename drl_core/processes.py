@@ -1,0 +1,36 @@
+"""Children that end with their parent, even where it was killed: the kernel tells them."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def die_with_parent(signum: int = signal.SIGTERM) -> Callable[[], None]:
+    """A `preexec_fn`: the kernel sends the child a signal when its parent ends, even by SIGKILL.
+
+    The kernel means the parent *thread*: start such a child from one that lives as long as it.
+    """
+    parent = os.getpid()
+
+    def ask_kernel() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+        if os.getppid() != parent:  # it ended before the kernel was asked
+            os._exit(1)
+
+    return ask_kernel
+
+
+def end_with_parent(signum: int = signal.SIGTERM) -> None:
+    """The same, called in a child that `multiprocessing` has started."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+    if not parent.is_alive():
+        sys.exit(1)

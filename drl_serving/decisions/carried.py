@@ -1,0 +1,131 @@
+"""Decisions for callers that keep the history: events with their carry, or raw float rows.
+
+Nothing is kept here. A carry that cannot be the fold of an episode's steps so far is refused: its
+number of windows must be the event's step.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from drl_core.actions import ACTION_COUNT, CONTAINING, allowed
+from drl_core.features import CARRY_WIDTH, SIGNAL_COUNT, WINDOW_WIDTH, Array, start, window
+from drl_core.telemetry import Event
+from drl_serving import bodies
+from drl_serving.decisions.schemas import CarriedDecision, CarriedEvent
+from drl_serving.decisions.service import Caller, DecisionService, Models, not_finite
+from drl_serving.inference.rows import validate
+from drl_serving.model import ServedModel
+from drl_serving.problems import Problem
+
+ROW_WIDTH = WINDOW_WIDTH + CARRY_WIDTH
+ANSWER_WIDTH = 1 + ACTION_COUNT + CARRY_WIDTH
+_ROW_BYTES = ROW_WIDTH * 8
+
+
+def decide(
+    records: Sequence[bytes], models: Models, decisions: DecisionService, caller: Caller
+) -> list[CarriedDecision]:
+    """Decide events, each with its own history.
+
+    Raises:
+        Problem: 400 for what is not a `CarriedEvent`, 409 for a history that misses steps.
+    """
+    if not records:
+        raise Problem(
+            400, "invalid-body", "$: the list is empty", "Send at least one event.", field="$"
+        )
+    sent = [bodies.decode(raw, CarriedEvent) for raw in records]
+    carries = np.stack([_history(number, one) for number, one in enumerate(sent)])
+    events = [one.event for one in sent]
+    validate(np.stack([window(event) for event in events]), carries)
+    decided = decisions.decide_carried(events, carries, models, caller)
+    return [CarriedDecision(decision=made, carry=after) for made, after in decided]
+
+
+def _history(position: int, sent: CarriedEvent) -> Array:
+    """The carry of one event, [14].
+
+    Raises:
+        Problem: 409, where it is not of the steps before the event.
+    """
+    carry = start()[0] if sent.carry is None else np.array(sent.carry)
+    windows = carry[SIGNAL_COUNT]
+    if windows == sent.event.step:
+        return carry
+    event: Event = sent.event
+    has = "no carry" if sent.carry is None else f"a carry of {windows:g} windows"
+    raise Problem(
+        409,
+        "missing-steps",
+        f"record {position}: step {event.step} came with {has}, {event.step} are expected",
+        f"Send the carry that step {event.step - 1} was answered with, or all steps from 0."
+        if event.step
+        else "Leave the carry out at step 0.",
+        field="carry",
+        extra={"record": position, "step": event.step},
+    )
+
+
+def rows(body: bytes, most: int) -> Array:
+    """A body's rows, float64 [N, 28].
+
+    Raises:
+        Problem: 400 where it is not whole rows, 413 where it is too many.
+    """
+    count, rest = divmod(len(body), _ROW_BYTES)
+    if rest or not count:
+        raise Problem(
+            400,
+            "invalid-rows",
+            f"$: {len(body)} bytes, expected a multiple of {_ROW_BYTES}: rows of {ROW_WIDTH} "
+            "little-endian float64",
+            "Send whole rows: the window's 14 numbers, then the carry's 14.",
+            field="$",
+        )
+    bodies.limit(count, most)
+    return np.frombuffer(body, dtype="<f8").reshape(count, ROW_WIDTH)
+
+
+def decide_rows(windows: Array, carry: Array, model: ServedModel, margin: float) -> Array:
+    """Decide windows at once.
+
+    Args:
+        windows: float64 [N, 14].
+        carry: float64 [N, 14].
+        model: decides.
+        margin: as in `drl_serving.decisions.rules.choose`.
+
+    Returns:
+        float64 [N, 20]: action, five Q-values, the next carry.
+
+    Raises:
+        Problem: 400 for values out of the contract, 500 for answers that are not finite.
+    """
+    validate(windows, carry)
+    scores = model.run(windows, carry)
+    answer = np.empty((len(windows), ANSWER_WIDTH))
+    answer[:, 1 : 1 + ACTION_COUNT] = scores.q_values
+    answer[:, 1 + ACTION_COUNT :] = scores.carry
+    if not np.isfinite(answer[:, 1:]).all():
+        raise not_finite()
+    answer[:, 0] = actions(scores.q_values, windows[:, -1], margin)
+    return answer
+
+
+def actions(
+    q_values: npt.NDArray[np.float32], isolation_level: Array, margin: float
+) -> npt.NDArray[np.int64]:
+    """`drl_serving.decisions.rules.choose` for many rows: the action ids, [N]."""
+    values = np.where(allowed(isolation_level.astype(np.int64)), q_values, -np.inf)
+    best = values.argmax(1)
+    if margin:
+        others = values.copy()
+        others[:, [int(action) for action in CONTAINING]] = -np.inf
+        second = others.argmax(1)
+        at = np.arange(len(values))
+        containing = np.isin(best, CONTAINING)
+        best = np.where(containing & (values[at, best] - values[at, second] < margin), second, best)
+    chosen: npt.NDArray[np.int64] = best
+    return chosen

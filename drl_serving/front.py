@@ -1,0 +1,228 @@
+"""The door: every request passes it once, before any routing.
+
+It sheds what would wait too long, says who asks, begins the trace, bounds the time, and puts the
+same headers on every answer. One event for `POST /v1/decisions` is answered right here, since
+routing and serialising by the framework cost more than the decision; everything else, and whatever
+is unusual about that one, goes on to the application. Both ways give the same bytes.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from drl_serving import tracing
+from drl_serving.access.principal import Principal
+from drl_serving.access.service import Access
+from drl_serving.metrics import Metrics
+from drl_serving.problems import Problem, as_problem
+from drl_serving.spans import SpanExporter
+from drl_serving.tracing import Trace
+
+OPEN = ("/health/", "/metrics", "/v2/health/", "/schema", "/console/login", "/console/static/")
+"""Paths that anybody may ask for."""
+_SELF_TIMED = ("/v1/telemetry", "/v1/decisions/live")
+"""Streams: they bound the time of each part by themselves."""
+_DECISIONS = "/v1/decisions"
+_JSON = (b"content-type", b"application/json")
+
+Pairs = tuple[tuple[bytes, bytes], ...]
+
+
+class Headers(NamedTuple):
+    """What is put on every answer that does not have it."""
+
+    data: Pairs
+    page: Pairs
+    """On HTML."""
+
+
+Decide = Callable[[bytes, Principal, Trace], bytes]
+"""One event's JSON -> the decision's JSON; raises what `as_problem` knows."""
+
+
+class Front:
+    """An ASGI application around the service's own.
+
+    Args:
+        app: the framework's application.
+        access: authenticates and limits.
+        metrics: counts.
+        spans: exports the traces that are sampled; None exports none.
+        decide: answers one event; None leaves every request to the application.
+        headers: of every answer.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: Access,
+        metrics: Metrics,
+        spans: SpanExporter | None,
+        decide: Decide | None,
+        headers: Headers,
+    ) -> None:
+        self.app = app
+        self._access = access
+        self._metrics = metrics
+        self._spans = spans
+        self._decide = decide
+        self._headers = headers
+        self.max_queue_s = 0.025
+        self.timeout_s = 30.0
+        self.max_body = 0
+        self.trace_share = 0.0
+        self._turn_began: float | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP:
+            await self._request(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _request(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        waited, began = self._waited(), time.perf_counter()
+        trace = tracing.begin(scope["headers"], self.trace_share)
+        outgoing = _Outgoing(send, self._headers, trace)
+        scope["state"]["trace"], scope["state"]["began"] = trace, began
+        try:
+            if not scope["path"].startswith(OPEN):
+                self._let_in(scope, waited)
+            async with asyncio.timeout(None if scope["path"] in _SELF_TIMED else self.timeout_s):
+                if scope["path"] == _DECISIONS and self._decide and scope["method"] == "POST":
+                    await self._decision(scope, receive, outgoing, waited)
+                else:
+                    await self.app(scope, receive, outgoing)
+        except Problem as problem:
+            await self._answer_problem(scope, outgoing, problem)
+        except TimeoutError:
+            if outgoing.status:
+                raise  # it is too late to say anything: the connection is closed
+            await self._answer_problem(scope, outgoing, _too_slow(self.timeout_s))
+        if self._spans is not None and trace.sampled:
+            route = scope.get("path_template") or _label(scope["path"])
+            took = time.perf_counter() - began
+            self._spans.request(trace, scope["method"], route, outgoing.status, took)
+
+    def _let_in(self, scope: HTTPScope, waited: float) -> None:
+        """Say who asks.
+
+        Raises:
+            Problem: 503 where it waited too long, 401 or 429 where it may not ask now.
+        """
+        if waited > self.max_queue_s:
+            self._metrics.shed.inc()
+            raise _overloaded()
+        client = scope["client"]
+        principal = self._access.authenticate(scope["headers"], client[0] if client else None)
+        self._access.admit(principal)
+        scope["state"]["principal"] = principal
+
+    def _waited(self) -> float:
+        """Seconds since the event loop began with the requests that came in together with this."""
+        now = time.perf_counter()
+        if self._turn_began is None:
+            self._turn_began = now
+            asyncio.get_running_loop().call_soon(self._end_turn)
+            return 0.0
+        return now - self._turn_began
+
+    def _end_turn(self) -> None:
+        self._turn_began = None
+
+    async def _decision(self, scope: Any, receive: Receive, send: Send, waited: float) -> None:
+        """Answer one event; hand anything else on, with its body still to be read."""
+        first: Any = await receive()
+        body: bytes = first.get("body", b"")
+        usual = body[:1] == b"{" and not first.get("more_body") and len(body) <= self.max_body
+        if not usual or not _is_json(scope):
+            await self.app(scope, _replay(first, receive), send)
+            return
+        began = time.perf_counter()
+        try:
+            state = scope["state"]
+            answer = self._decide(body, state["principal"], state["trace"])  # type: ignore[misc]
+        except Exception as error:
+            await self._answer_problem(scope, send, as_problem(error))
+            return
+        took = time.perf_counter() - began
+        self._metrics.queue_seconds.observe(waited)
+        self._metrics.decision_seconds.observe(took)
+        self._metrics.answered("POST", _DECISIONS, 200, took)
+        await _send(send, 200, [_JSON], answer)
+
+    async def _answer_problem(self, scope: Any, send: Send, problem: Problem) -> None:
+        self._metrics.answered(scope["method"], _label(scope["path"]), problem.status)
+        await _send(send, problem.status, problem.raw_headers(), problem.body())
+
+
+class _Outgoing:
+    """A request's `send`, with this service's headers on the answer."""
+
+    def __init__(self, send: Send, headers: Headers, trace: Trace) -> None:
+        self._send = send
+        self._headers = headers
+        self._trace = trace
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = list(message.get("headers", ()))
+            given = dict(headers)
+            page = given.get(b"content-type", b"").startswith(b"text/html")
+            ours = self._headers.page if page else self._headers.data
+            headers += [pair for pair in ours if pair[0] not in given]
+            headers.append((b"traceparent", self._trace.header))
+            message["headers"] = headers
+        await self._send(message)
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _is_json(scope: HTTPScope) -> bool:
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            return value == b"application/json"
+    return False
+
+
+def _label(path: str) -> str:
+    """For problems that are answered before routing: the one hot route, or all others."""
+    return path if path == _DECISIONS else "front"
+
+
+def _replay(first: Any, receive: Receive) -> Receive:
+    """`receive`, with a message that was taken already put back in front."""
+    taken = [first]
+
+    async def receiving() -> Any:
+        return taken.pop() if taken else await receive()
+
+    return receiving
+
+
+def _overloaded() -> Problem:
+    return Problem(
+        503,
+        "overloaded",
+        "more requests came in than can be answered in time",
+        "Wait for the seconds of Retry-After, then send the request again.",
+        retry_after_s=1,
+    )
+
+
+def _too_slow(seconds: float) -> Problem:
+    return Problem(
+        408,
+        "request-timeout",
+        f"the request was not received and answered within {seconds:g} s",
+        "Send it again in one go, smaller if need be.",
+    )
