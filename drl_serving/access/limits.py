@@ -60,14 +60,14 @@ class SharedBuckets:
         with self._env.begin(write=True, db=self._database) as transaction:
             now = self._clock()
             cursor = transaction.cursor()
-            more = cursor.first()
-            while more:
+            cursor.first()
+            while cursor.key():
                 tokens, since = _BUCKET.unpack(cursor.value())
                 if refill(tokens, since, now, rate, burst) >= burst:
-                    more = cursor.delete()  # moves on to the next one
+                    cursor.delete()  # moves on to the next one
                     removed += 1
                 else:
-                    more = cursor.next()
+                    cursor.next()
         return removed
 
 

@@ -52,7 +52,7 @@ class TokenVerifier:
         try:
             claims = self._claims(token.decode("ascii"))
             until = dt.datetime.fromtimestamp(int(claims["exp"]), dt.UTC)
-        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):
+        except (jwt.PyJWTError, ValueError, OverflowError, OSError, RecursionError):
             return None
         subject: str = claims["sub"]
         scopes = _scopes(claims.get("scope", claims.get("scp", "")))
