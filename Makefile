@@ -8,7 +8,7 @@ TELEMETRY ?=
 ONCE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint properties bench sample clean
+.PHONY: help install demo test lint protos properties bench sample clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,11 @@ lint: install ## format, lint, types, import rules
 	$(BIN)/ruff check --fix
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+protos: install ## the code of the protocol buffers, after a change to a .proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. drl_core/protos/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
+		drl_serving/rpc/protos/*.proto
 
 properties: install ## the table of the 44 correctness properties, with results
 	$(BIN)/python -m tests.properties.table

@@ -19,8 +19,7 @@ from drl_core.settings import Settings
 from drl_serving import problems
 from drl_serving.access.guards import requires
 from drl_serving.inference import protocol
-from drl_serving.inference.service import NAME, Inference, server_metadata
-from drl_serving.inference.statistics import Totals
+from drl_serving.inference.service import Inference, server_metadata
 
 _JSON, _OCTETS = "application/json", "application/octet-stream"
 _LENGTH = "Inference-Header-Content-Length"
@@ -147,7 +146,7 @@ class InferenceController(Controller):
     async def stats(
         self, inference: NamedDependency[Inference], model: str = "", version: str = ""
     ) -> dict[str, Any]:
-        return _statistics(*await inference.totals(model, version))
+        return await inference.stats(model, version)
 
     @post(
         ["/models/{model:str}/infer", "/models/{model:str}/versions/{version:str}/infer"],
@@ -249,32 +248,3 @@ async def _object(request: Requested) -> dict[str, Any]:
         return msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
         raise protocol.refuse(f"the body is not a JSON object: {cause}") from None
-
-
-def _statistics(version: str, totals: Totals) -> dict[str, Any]:
-    def duration(count: int, ns: int) -> dict[str, int]:
-        return {"count": count, "ns": ns}
-
-    done = totals.success
-    return {
-        "model_stats": [
-            {
-                "name": NAME,
-                "version": version,
-                "last_inference": totals.last_inference_ms,
-                "inference_count": totals.rows,
-                "execution_count": done,
-                "inference_stats": {
-                    "success": duration(done, totals.success_ns),
-                    "fail": duration(totals.fail, totals.fail_ns),
-                    "queue": duration(done, 0),
-                    "compute_input": duration(done, totals.compute_input_ns),
-                    "compute_infer": duration(done, totals.compute_infer_ns),
-                    "compute_output": duration(done, totals.compute_output_ns),
-                    "cache_hit": duration(0, 0),
-                    "cache_miss": duration(0, 0),
-                },
-                "batch_stats": [],
-            }
-        ]
-    }

@@ -106,7 +106,7 @@ def parse(body: bytes, json_bytes: str | None) -> Asked:
         request = _decoder.decode(memoryview(body)[:length])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
         raise refuse(f"the JSON part: {cause}") from None
-    _require_supported(request.parameters)
+    require_supported(request.parameters)
     inputs: dict[str, Array] = {}
     at = length
     for tensor in request.inputs:
@@ -155,7 +155,23 @@ def require_output(name: str) -> str:
     return name
 
 
-def table(name: str, raw: bytes | memoryview, shape: list[int], at: int = 0) -> Array:
+def require_supported(parameters: dict[str, Any]) -> None:
+    """Refuse what would change an answer's meaning.
+
+    Raises:
+        Problem: 400.
+    """
+    for name in _REFUSED:
+        if parameters.get(name):
+            raise refuse(f"the parameter {name!r} is not supported", name)
+
+
+def doubles(values: Any) -> bytes:
+    """Numbers as little-endian doubles."""
+    return np.fromiter(values, dtype="<f8", count=len(values)).tobytes()
+
+
+def table(raw: bytes | memoryview, shape: list[int], at: int = 0) -> Array:
     """Little-endian doubles as a table, without a copy where they lie well."""
     values = np.frombuffer(raw, dtype="<f8", count=math.prod(shape), offset=at).reshape(shape)
     return np.require(values, requirements="A")
@@ -209,16 +225,10 @@ def _length(json_bytes: str | None, body: int) -> int:
     return int(json_bytes)
 
 
-def _require_supported(parameters: dict[str, Any]) -> None:
-    for name in _REFUSED:
-        if parameters.get(name):
-            raise refuse(f"the parameter {name!r} is not supported", name)
-
-
 def _table(tensor: InputTensor, body: bytes, at: int) -> tuple[Array, int]:
     """An input's values, and where the next one's binary data begin."""
     count = require_input(tensor.name, tensor.datatype, tensor.shape)
-    _require_supported(tensor.parameters)
+    require_supported(tensor.parameters)
     size = tensor.parameters.get("binary_data_size")
     if size is None:
         return _from_json(tensor, count), at
@@ -228,7 +238,7 @@ def _table(tensor: InputTensor, body: bytes, at: int) -> tuple[Array, int]:
             f"{size!r} announced, {len(body) - at} there",
             tensor.name,
         )
-    return table(tensor.name, body, tensor.shape, at), at + count * 8
+    return table(body, tensor.shape, at), at + count * 8
 
 
 def _from_json(tensor: InputTensor, count: int) -> Array:
@@ -248,6 +258,6 @@ def _outputs(request: InferRequest) -> dict[str, bool]:
         return dict.fromkeys(OUTPUTS, default is True)
     asked: dict[str, bool] = {}
     for output in request.outputs:
-        _require_supported(output.parameters)
+        require_supported(output.parameters)
         asked[require_output(output.name)] = output.parameters.get("binary_data", default) is True
     return asked

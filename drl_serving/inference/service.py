@@ -17,7 +17,7 @@ from drl_core.bundle import INPUTS, OUTPUTS, BundleError
 from drl_core.features import Array
 from drl_core.settings import Settings
 from drl_serving.inference.rows import validate
-from drl_serving.inference.statistics import Statistics, Totals
+from drl_serving.inference.statistics import Statistics, describe
 from drl_serving.model import ModelHolder, Scores, ServedModel
 from drl_serving.problems import Problem
 
@@ -163,12 +163,10 @@ class Inference:
             "output": [_column(column, width) for column, width in OUTPUTS.items()],
         }
 
-    async def totals(self, name: str, version: str = "") -> tuple[str, Totals]:
-        """The released version's name, and the sums of all workers and versions."""
-        if name:
-            self.require_name(name)
-        model = await self.model(NAME, version)
-        return model.manifest.model_version, self.statistics.totals()
+    async def stats(self, name: str = "", version: str = "") -> dict[str, Any]:
+        """Counts and durations of all workers and versions, under the released version's name."""
+        model = await self.model(name or NAME, version)
+        return describe(NAME, model.manifest.model_version, self.statistics.totals())
 
     def index(self) -> list[dict[str, str]]:
         """The repository's models with their states."""

@@ -9,6 +9,7 @@ import mmap
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -90,3 +91,34 @@ class Statistics:
             compute_output_ns=sums[_OUTPUT_NS],
             last_inference_ms=max(columns[_LAST_MS]),
         )
+
+
+def describe(name: str, version: str, totals: Totals) -> dict[str, Any]:
+    """The sums in the protocol's form."""
+
+    def duration(count: int, ns: int) -> dict[str, int]:
+        return {"count": count, "ns": ns}
+
+    done = totals.success
+    return {
+        "model_stats": [
+            {
+                "name": name,
+                "version": version,
+                "last_inference": totals.last_inference_ms,
+                "inference_count": totals.rows,
+                "execution_count": done,
+                "inference_stats": {
+                    "success": duration(done, totals.success_ns),
+                    "fail": duration(totals.fail, totals.fail_ns),
+                    "queue": duration(done, 0),
+                    "compute_input": duration(done, totals.compute_input_ns),
+                    "compute_infer": duration(done, totals.compute_infer_ns),
+                    "compute_output": duration(done, totals.compute_output_ns),
+                    "cache_hit": duration(0, 0),
+                    "cache_miss": duration(0, 0),
+                },
+                "batch_stats": [],
+            }
+        ]
+    }

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol V2 over gRPC; imported only where `serving.grpc_port` is set."""
