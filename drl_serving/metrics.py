@@ -100,6 +100,8 @@ class Metrics:
             "Requests refused: missing, credentials, throttled, scope or rate.",
             "reason",
         )
+        for reason in ("missing", "credentials", "throttled", "scope", "rate"):
+            self.refusals.labels(reason)
 
     def _of_decisions(self) -> None:
         self.decision_seconds = self._distribution(
