@@ -1,6 +1,10 @@
-"""The command that asks the running service: what have we seen like this?"""
+"""The command that asks the running service: what have we seen like this? And the patterns' keys.
+
+`DRL_API_KEY` is sent with the question, where the service wants to know who asks.
+"""
 
 import json as jsonlib
+import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -8,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from drl_cli import encryption
 from drl_cli.console import out, print_json
 from drl_core.actions import Action
 
@@ -15,8 +20,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command, and the group `drl patterns`."""
     app.command()(similar)
+    group = typer.Typer(help="Keys and outbox of the stored patterns.", no_args_is_help=True)
+    encryption.register(group)
+    app.add_typer(group, name="patterns")
 
 
 def similar(
@@ -26,8 +34,8 @@ def similar(
 ) -> None:
     """Known attack patterns nearest to each episode of a recording, by its last window's state.
 
-    Asks the service of `drl up` (DRL_SERVING__HOST, DRL_SERVING__PORT). Distance is Euclidean over
-    the 30 features, each in 0..1.
+    Asks the service of `drl up` (DRL_SERVING__HOST, DRL_SERVING__PORT), with the key in DRL_API_KEY
+    where it wants one. Distance is Euclidean over the 30 features, each in 0..1.
     """
     from drl_assets import pipeline
     from drl_assets.sources.importing import read_events
@@ -81,11 +89,13 @@ def _print(found: list[dict[str, Any]]) -> None:
 
 def _search(url: str, query: dict[str, Any]) -> list[dict[str, Any]]:
     headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("DRL_API_KEY"):
+        headers["X-API-Key"] = key
     body = jsonlib.dumps(query).encode()
     try:
         request = urllib.request.Request(url, body, headers)  # noqa: S310 - our own service
         with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
-            found: list[dict[str, Any]] = jsonlib.loads(response.read())
+            found: list[dict[str, Any]] = jsonlib.loads(response.read())["items"]
             return found
     except urllib.error.HTTPError as error:
         problem = jsonlib.loads(error.read())

@@ -68,7 +68,7 @@ class Keyring:
         self._ciphers: dict[str, AESGCMSIV] = {}
         self._newest = ""
 
-    def keys(self) -> list[Key]:
+    def files(self) -> list[Key]:
         """All key files, oldest first."""
         return [
             Key(path.stem.rpartition("-")[2], path) for path in sorted(self.folder.glob("*.key"))
@@ -102,7 +102,7 @@ class Keyring:
             EncryptionError: it is the one that seals.
         """
         with self._lock():
-            found = {key.key_id: key.path for key in self.keys()}
+            found = {key.key_id: key.path for key in self.files()}
             if key_id not in found:
                 raise KeyMissing(key_id, self.folder)
             if key_id == list(found)[-1]:
@@ -150,7 +150,7 @@ class Keyring:
         key = secrets.token_bytes(_KEY_BYTES)
         made = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         path = self.folder / f"{made}-{_key_id(key)}.key"
-        if (before := self.keys()) and before[-1].path.name > path.name:
+        if (before := self.files()) and before[-1].path.name > path.name:
             raise EncryptionError(f"{before[-1].path.name} is from the future: set the clock")
         write_atomically(path, key, mode=0o600)
         self._read()
@@ -161,7 +161,7 @@ class Keyring:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         stamp = self.folder.stat().st_mtime_ns
         ciphers: dict[str, AESGCMSIV] = {}
-        for one in self.keys():
+        for one in self.files():
             key = one.path.read_bytes()
             if len(key) != _KEY_BYTES or _key_id(key) != one.key_id:
                 raise EncryptionError(f"{one.path} does not hold the key that its name says")

@@ -17,6 +17,7 @@ from drl_assets.sources.generate import create_sample_telemetry_file
 from drl_assets.sources.importing import read_events
 from drl_cli.main import app
 from drl_cli.postgres import EmbeddedPostgres
+from drl_core.encryption import Keyring
 from drl_core.migrations import migrate
 from drl_core.patterns import AttackPattern, upsert
 from drl_core.settings import Settings
@@ -50,7 +51,7 @@ def service(tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     with EmbeddedPostgres(tmp_path / "home") as url, socket.socket() as free:
         migrate(url)
-        upsert(url, [pattern])
+        upsert(url, [pattern], Keyring(tmp_path / "home/keys"))
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()

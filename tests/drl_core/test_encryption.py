@@ -86,7 +86,7 @@ def test_a_removed_key_is_named_and_the_one_that_seals_stays(tmp_path: Path) -> 
 def test_key_files_are_for_their_owner_alone_and_what_is_no_key_is_refused(tmp_path: Path) -> None:
     ring = Keyring(tmp_path)
     ring.newest()
-    (key,) = ring.keys()
+    (key,) = ring.files()
     assert stat.S_IMODE(key.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(ring.folder.stat().st_mode) == 0o700
     key.path.write_bytes(b"x" * 32)
