@@ -7,8 +7,9 @@ neither the database nor the landing zone.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 
+import structlog
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
@@ -24,7 +25,10 @@ from drl_serving.bodies import Limits
 from drl_serving.configuration import LiveSettings
 from drl_serving.decisions.controller import DecisionController
 from drl_serving.decisions.episodes import EpisodeStore
+from drl_serving.decisions.journal import Journal
 from drl_serving.decisions.lean import LeanDecision
+from drl_serving.decisions.lineage import DecisionReader
+from drl_serving.decisions.log_controller import DecisionLogController, Feeds
 from drl_serving.decisions.rules import Rules
 from drl_serving.decisions.service import DecisionService
 from drl_serving.decisions.shadow import Shadow
@@ -39,8 +43,12 @@ from drl_serving.patterns.service import Patterns
 from drl_serving.problems import answer
 from drl_serving.spans import SpanExporter
 from drl_serving.state import SharedState
+from drl_serving.storage import Storage
 from drl_serving.telemetry.controller import TelemetryController
 from drl_serving.telemetry.service import TelemetryService
+from drl_serving.waiting import OutboxTold
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class Service:
@@ -77,7 +85,11 @@ class Service:
         self.telemetry = TelemetryService(
             settings.landing_path, self.limits, serving.telemetry_buffer
         )
-        self.patterns = Patterns(settings.database_url)
+        self.storage = Storage(settings)
+        self.patterns = Patterns(self.storage)
+        kept = self.storage.outbox if self.storage.database else None
+        self.journal = Journal(self.state, kept)
+        self.reader = DecisionReader(self.journal, self.storage, self.models)
         self.metrics.watch_episodes(lambda: len(self.episodes))
         self.metrics.watch_gauge(self.metrics.telemetry_buffered, lambda: self.telemetry.waiting)
         decide = LeanDecision(self.access, self.models, self.decisions)
@@ -107,16 +119,17 @@ class Service:
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
         """Load the model, then serve, with what has to be done now and then beside it."""
         await self.models.poll()
-        await self.patterns.open()
-        watching = [
-            self.models.watch(),
-            self.shadow.watch(),
-            self.metrics.watch(),
-            self._poll_access(),
+        await self.storage.open()
+        watches = [
+            self.models.watch,
+            self.shadow.watch,
+            self.metrics.watch,
+            self.journal.watch,
+            self._look_after,
         ]
         if self.live:
-            watching.append(self.live.watch())
-        tasks = [asyncio.create_task(work) for work in watching]
+            watches.append(self.live.watch)
+        tasks = [asyncio.create_task(_again_and_again(watch)) for watch in watches]
         try:
             yield
         finally:
@@ -124,13 +137,21 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.telemetry.close()
-            await self.patterns.close()
+            await asyncio.to_thread(self.journal.carry_on)
+            await self.storage.close()
+            await asyncio.to_thread(self.audit.close)
+            if self.spans is not None:
+                await asyncio.to_thread(self.spans.close)
+            self.metrics.close()
             self.state.close()
 
-    async def _poll_access(self) -> None:
+    async def _look_after(self) -> None:
+        """Once a second: changed credentials, and what waits for the database."""
+        told = OutboxTold(self.metrics, self.storage)
         while True:
             await asyncio.sleep(1.0)
             await asyncio.to_thread(self.access.poll)
+            await asyncio.to_thread(told.tell)
 
     def _litestar(self) -> Litestar:
         parts = {
@@ -139,6 +160,9 @@ class Service:
             "metrics": self.metrics,
             "models": self.models,
             "decisions": self.decisions,
+            "journal": self.journal,
+            "reader": self.reader,
+            "feeds": Feeds(),
             "telemetry": self.telemetry,
             "patterns": self.patterns,
             "audit": self.audit,
@@ -146,6 +170,7 @@ class Service:
         return Litestar(
             route_handlers=[
                 DecisionController,
+                DecisionLogController,
                 TelemetryController,
                 ModelController,
                 PatternController,
@@ -168,6 +193,16 @@ def create_app(
 ) -> Front:
     """Build the service: an ASGI application for one worker."""
     return Service(settings, watcher, logs).front
+
+
+async def _again_and_again(watch: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Work that goes on as long as the service does: where it fails, it is told and restarts."""
+    while True:
+        try:
+            await watch()
+        except Exception:  # the boundary of a task that nobody awaits
+            _log.exception("background work failed, starting it again", work=watch.__qualname__)
+            await asyncio.sleep(1.0)
 
 
 def _provide(part: object) -> Provide:

@@ -32,6 +32,7 @@ class SharedState:
 
     def __init__(self, path: Path, max_episodes: int) -> None:
         folder = path / "shared"
+        self.path = path
         path.mkdir(parents=True, exist_ok=True)
         with FileLock(path / ".shared.lock"):
             _require_this_boot(folder)

@@ -118,7 +118,9 @@ def actions(
     q_values: npt.NDArray[np.float32], isolation_level: Array, margin: float
 ) -> npt.NDArray[np.int64]:
     """`drl_serving.decisions.rules.choose` for many rows: the action ids, [N]."""
-    values = np.where(allowed(isolation_level.astype(np.int64)), q_values, -np.inf)
+    values = np.where(
+        allowed(isolation_level.astype(np.int64)), q_values.astype(np.float64), -np.inf
+    )
     best = values.argmax(1)
     if margin:
         others = values.copy()

@@ -358,20 +358,23 @@ def test_a_model_that_is_not_finite_is_a_problem_and_no_action(publisher: Any) -
     graph = onnx.load_from_string(model)
     output = next(node for node in graph.graph.node if "q_values" in node.output)
     output.output[0] = "finite_q"
-    graph.graph.initializer.append(helper.make_tensor("most", TensorProto.DOUBLE, [], [1e30]))
-    graph.graph.initializer.append(helper.make_tensor("col", TensorProto.INT64, [1], [4]))
-    graph.graph.initializer.append(helper.make_tensor("nan", TensorProto.FLOAT, [], [float("nan")]))
+    graph.graph.initializer.append(helper.make_tensor("most", TensorProto.DOUBLE, [], [1e3]))
+    graph.graph.initializer.append(helper.make_tensor("col", TensorProto.INT64, [1], [12]))
+    graph.graph.initializer.append(helper.make_tensor("large", TensorProto.FLOAT, [], [3e38]))
     graph.graph.node.extend(
         [
-            helper.make_node("Gather", ["windows", "col"], ["sent"], axis=1),
-            helper.make_node("Greater", ["sent", "most"], ["huge"]),
-            helper.make_node("Where", ["huge", "nan", "finite_q"], ["q_values"]),
+            helper.make_node("Gather", ["windows", "col"], ["seconds"], axis=1),
+            helper.make_node("Div", ["seconds", "most"], ["above"]),  # 86 overflows, 0.01 does not
+            helper.make_node("Cast", ["above"], ["share"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["share", "large"], ["huge"]),
+            helper.make_node("Sub", ["huge", "huge"], ["nothing"]),
+            helper.make_node("Add", ["finite_q", "nothing"], ["q_values"]),
         ]
     )
     publisher.publish(version, model=graph.SerializeToString())
     with TestClient(create_app(publisher.settings), raise_server_exceptions=False) as client:
         assert decide(client, event(0)).status_code == 200
-        answer = decide(client, event(1, bytes_sent=1e31))
+        answer = decide(client, event(1, window_s=86400))
         assert answer.status_code == 500
         assert answer.json()["type"] == "urn:drl:problem:model-not-finite"
         assert "action" not in answer.json()

@@ -1,0 +1,129 @@
+"""The journal of the last decisions, shared by the workers, and the way on into the decision log.
+
+Every decision enters the journal in the transaction that moves its episode on. One worker at a time
+carries what is to be kept over to the outbox, from where it reaches PostgreSQL; carried twice, an
+entry is kept once. The last entries stay for the live feed.
+"""
+
+import asyncio
+import datetime as dt
+from collections.abc import Iterator
+from itertools import islice
+from uuid import UUID
+
+import msgspec
+import structlog
+from filelock import FileLock, Timeout
+
+from drl_core import decision_log
+from drl_core.decision_log import DecisionRecord
+from drl_core.outbox import Outbox, OutboxError
+from drl_serving.decisions.schemas import JournalEntry
+from drl_serving.state import SharedState
+
+LIVE = 1000
+"""Entries that stay for the live feed."""
+INTERVAL_S = 0.2
+_GROUP = 1000
+_RETRY_S = 5.0
+_MARK = "journal-carried"
+_log = structlog.stdlib.get_logger(__name__)
+_unpack = msgspec.msgpack.Decoder(JournalEntry).decode
+
+
+class Journal:
+    """The entries, by rising number.
+
+    Args:
+        state: where they are.
+        outbox: where they go; None where no database is configured, then nothing is kept longer.
+    """
+
+    def __init__(self, state: SharedState, outbox: Outbox | None) -> None:
+        self._state = state
+        self._outbox = outbox
+        self._lock = FileLock(state.path / "journal.lock", thread_local=False)
+
+    def last(self) -> int:
+        """Number of the newest entry, 0 where there is none."""
+        with self._state.env.begin() as reading:
+            cursor = reading.cursor(db=self._state.journal)
+            return int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+
+    def after(self, number: int, limit: int) -> list[tuple[int, JournalEntry]]:
+        """Entries above a number, oldest first."""
+        entries = self._state.items(self._state.journal, number.to_bytes(8, "big"))
+        return [
+            (int.from_bytes(key, "big"), _unpack(value)) for key, value in islice(entries, limit)
+        ]
+
+    def find(self, decision_id: str) -> JournalEntry | None:
+        """An entry that is still here."""
+        wanted = decision_id.encode()
+        for _, value in self._state.items(self._state.journal):
+            if wanted in value and (entry := _unpack(value)).decision.decision_id == decision_id:
+                return entry
+        return None
+
+    async def watch(self) -> None:
+        """Carry entries on until cancelled."""
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            try:
+                while await asyncio.to_thread(self.carry_on) == _GROUP:
+                    pass
+            except OutboxError as error:  # they stay in the journal and are tried again
+                _log.error("decision log not written", error=str(error))
+                await asyncio.sleep(_RETRY_S)
+
+    def carry_on(self) -> int:
+        """Carry the next entries over, at most a group; gives how many were looked at.
+
+        Raises:
+            OutboxError: the disk refused; nothing was carried.
+        """
+        try:
+            with self._lock.acquire(blocking=False):
+                return self._carry_on()
+        except Timeout:  # another worker does
+            return 0
+
+    def _carry_on(self) -> int:
+        state, mark = self._state, self._state.mark(_MARK)
+        newest = self.last()
+        entries = self.after(min(mark, newest), _GROUP)
+        if not entries:
+            return 0
+        records = [_record(entry) for _, entry in entries if entry.kept]
+        if records and self._outbox is not None:
+            self._outbox.append(decision_log.TOPIC, [decision_log.queue(one) for one in records])
+        carried = entries[-1][0]
+        with state.env.begin(write=True, db=state.journal) as writing:
+            state.set_mark(_MARK, carried, writing)
+            cursor = writing.cursor()
+            oldest = min(carried, newest - LIVE)
+            for _ in range(2 * _GROUP):
+                if not cursor.first() or int.from_bytes(cursor.key(), "big") > oldest:
+                    break
+                cursor.delete()
+        return len(entries)
+
+    def newest_first(self, limit: int) -> Iterator[tuple[int, JournalEntry]]:
+        """The last entries."""
+        return reversed(self.after(max(0, self.last() - limit), limit))
+
+
+def _record(entry: JournalEntry) -> DecisionRecord:
+    made = entry.decision
+    return DecisionRecord(
+        decision_id=UUID(made.decision_id),
+        time=dt.datetime.fromtimestamp(entry.at_ms / 1000, dt.UTC),
+        sandbox_id=made.sandbox_id,
+        episode_id=made.episode_id,
+        step=made.step,
+        action=made.action,
+        model_version=made.model_version,
+        sequence=made.sequence,
+        principal=entry.principal,
+        record=msgspec.json.encode(entry),
+    )
