@@ -37,6 +37,11 @@ def register(app: typer.Typer, bundle_app: typer.Typer) -> None:
     app.command()(evaluate)
     bundle_app.command()(verify)
     bundle_app.command()(rollback)
+    bundle_app.command()(challenge)
+    bundle_app.command()(promote)
+    bundle_app.command()(prune)
+    bundle_app.command("rotate-key")(rotate_key)
+    bundle_app.command()(distrust)
 
 
 def train(
@@ -230,8 +235,10 @@ def verify(
 ) -> None:
     """Check signature, checksum, contract and golden answers of the current release."""
     from drl_assets.learning import export
+    from drl_core import graph
 
     release = _load(folder)
+    graph.check(release.model)
     export.check_golden(release)
     manifest = release.manifest
     if json:
@@ -257,6 +264,91 @@ def rollback(
     key = bundle.signing_key(home.keys_path)
     manifest = store.rollback(bundle.trusted_keys(home.keys_path), key)
     out.print(f"release {manifest.sequence} serves {manifest.model_version} again")
+
+
+Store = Annotated[
+    Path | None, typer.Option("--store", help="The model store; that of DRL_HOME by default.")
+]
+
+
+def challenge(
+    folder: Annotated[Path, typer.Argument(help="A signed bundle (`drl train --out`).")],
+    store: Store = None,
+) -> None:
+    """Stage a bundle's model, signed, so that it can be tried beside the served one."""
+    from drl_core import bundle, graph, settings
+
+    home = settings.load()
+    release = _load(folder)
+    graph.check(release.model)
+    key = bundle.signing_key(home.keys_path)
+    target = bundle.ModelStore(store or home.models_path)
+    manifest = target.stage(release.model, release.manifest, key)
+    out.print(
+        f"staged {manifest.model_version} as {manifest.sequence}; nothing is served yet\n"
+        f"next: set [bold]serving.challenger[/] to {manifest.model_version} in the configuration, "
+        f"then [bold]drl bundle promote {manifest.model_version}[/]"
+    )
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="A model version in the store.")],
+    store: Store = None,
+) -> None:
+    """Release a staged or an earlier model, under a new sequence number."""
+    from drl_core import bundle, settings
+
+    home = settings.load()
+    target = bundle.ModelStore(store or home.models_path)
+    release = target.find(version, bundle.trusted_keys(home.keys_path))
+    manifest = msgspec.structs.replace(release.manifest, rollback_of=None)
+    manifest = target.publish(release.model, manifest, bundle.signing_key(home.keys_path))
+    out.print(f"release {manifest.sequence} serves {manifest.model_version}")
+
+
+def prune(
+    keep: Annotated[int, typer.Option(min=1, help="Releases that stay.")] = 20,
+    store: Store = None,
+) -> None:
+    """Remove old releases and their models; never the current one or the challenger."""
+    from drl_core import bundle, settings
+
+    home = settings.load()
+    target = bundle.ModelStore(store or home.models_path)
+    challenger = home.serving.challenger
+    removed = target.prune(
+        max(keep, home.serving.keep_models),
+        bundle.trusted_keys(home.keys_path),
+        [challenger] if challenger else [],
+    )
+    out.print(f"removed {len(removed)} files, {len(target.releases())} releases stay")
+
+
+def rotate_key() -> None:
+    """Sign with a new key from now on, the current release first; the old one stays trusted."""
+    from drl_core import bundle, keys, settings
+
+    home = settings.load()
+    before = set(keys.trusted_keys(home.keys_path))
+    key = keys.rotate(home.keys_path)
+    name = keys.key_id(key.public_key())
+    target = bundle.ModelStore(home.models_path)
+    if target.current_path.exists():
+        manifest = target.reissue(keys.trusted_keys(home.keys_path), key)
+        out.print(f"release {manifest.sequence} is {manifest.model_version}, signed anew")
+    out.print(
+        f"[bold]{name}[/] signs from now on; still trusted: {', '.join(sorted(before)) or 'none'}\n"
+        f"next: copy trusted/{name}.pub to every service with keys of its own, then "
+        "[bold]drl bundle distrust KEY_ID[/] for the old ones"
+    )
+
+
+def distrust(key_id: Annotated[str, typer.Argument(help="16 hex digits.")]) -> None:
+    """Take no release any more that a key has signed."""
+    from drl_core import keys, settings
+
+    keys.distrust(settings.load().keys_path, key_id)
+    out.print(f"{key_id} is trusted no more")
 
 
 def _load(folder: Path) -> "Release":

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from drl_assets.learning.network import QFunction
-from drl_core import features
+from drl_core import features, graph
 from drl_core.bundle import INPUTS, OUTPUTS, BundleError, Golden, Release
 from drl_core.landing import write_atomically
 
@@ -42,7 +42,9 @@ class DecisionPath(nn.Module):
 
 
 def export(network: QFunction, cache: Path | None = None) -> bytes:
-    """The ONNX graph of a network, checked by onnx's own checker; batch size is free.
+    """The ONNX graph of a network, held to onnx's checker and the services' allow-list.
+
+    The batch size is free.
 
     Args:
         network: the policy's network.
@@ -60,6 +62,7 @@ def export(network: QFunction, cache: Path | None = None) -> bytes:
     _put_weights(model, network)
     onnx.checker.check_model(model, full_check=True)
     serialized: bytes = model.SerializeToString()
+    graph.check(serialized)  # what a service would refuse is not released in the first place
     return serialized
 
 

@@ -210,7 +210,8 @@ class InferenceController(Controller):
     async def load(
         self, request: Requested, inference: NamedDependency[Inference], model: str
     ) -> dict[str, Any]:
-        await inference.load(model, (await _object(request)).get("parameters"))
+        caller = request.scope["state"]["principal"]
+        await inference.load(model, caller, (await _object(request)).get("parameters"))
         return {}
 
     @post(
@@ -225,7 +226,7 @@ class InferenceController(Controller):
         self, request: Requested, inference: NamedDependency[Inference], model: str
     ) -> dict[str, Any]:
         await _object(request)
-        await inference.unload(model)
+        await inference.unload(model, request.scope["state"]["principal"])
         return {}
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from drl_core.bundle import INPUTS, OUTPUTS, BundleError
 from drl_core.features import Array
 from drl_core.settings import Settings
+from drl_serving.access.principal import Principal
+from drl_serving.audit.log import Audit
 from drl_serving.inference.rows import validate
 from drl_serving.inference.statistics import Statistics, describe
 from drl_serving.model import ModelHolder, Scores, ServedModel
@@ -40,10 +42,12 @@ class Inference:
     Args:
         settings: where the workers' shared files are; `serving.max_batch`.
         models: the held models.
+        audit: told of loads and unloads.
     """
 
-    def __init__(self, settings: Settings, models: ModelHolder) -> None:
+    def __init__(self, settings: Settings, models: ModelHolder, audit: Audit) -> None:
         self.models = models
+        self._audit = audit
         self.max_rows = settings.serving.max_batch
         """Rows in one request; may be changed while running."""
         self.statistics = Statistics(settings.state_path / "v2_statistics")
@@ -178,7 +182,7 @@ class Inference:
             for version in self.versions() or [""]
         ]
 
-    async def load(self, name: str, parameters: object = None) -> None:
+    async def load(self, name: str, caller: Principal, parameters: object = None) -> None:
         """Open the doors in every worker, and take a new release if there is one.
 
         Raises:
@@ -194,9 +198,10 @@ class Inference:
                 field="parameters",
             )
         await asyncio.to_thread(self._unloaded.unlink, missing_ok=True)
+        self._audit.record("model.load", actor=caller.id, target=NAME)
         await self.models.poll()
 
-    async def unload(self, name: str) -> None:
+    async def unload(self, name: str, caller: Principal) -> None:
         """Close the doors in every worker; the domain's decisions go on.
 
         Raises:
@@ -204,6 +209,7 @@ class Inference:
         """
         self.require_name(name)
         await asyncio.to_thread(self._unloaded.touch)
+        self._audit.record("model.unload", actor=caller.id, target=NAME)
 
 
 def server_metadata() -> dict[str, Any]:

@@ -1,16 +1,18 @@
-"""`GET /v1/models` and `GET /v1/models/current`."""
+"""`/v1/models`: which model decides, which ones came before it, and back to one of them."""
 
 import asyncio
 from typing import Annotated, Any
 
-from litestar import Controller, get
+from litestar import Controller, Request, get, post
 from litestar.di import NamedDependency
 from litestar.params import Parameter
 
 from drl_serving import openapi
+from drl_serving.access.guards import requires
+from drl_serving.audit.log import Audit
 from drl_serving.model import ModelHolder
 from drl_serving.models import service
-from drl_serving.models.schemas import ReleaseSummary
+from drl_serving.models.schemas import ModelDetails, ReleaseSummary, RolledBack
 
 
 class ModelController(Controller):
@@ -18,6 +20,7 @@ class ModelController(Controller):
 
     path = "/v1/models"
     tags = ("models",)
+    guards = (requires("decide"),)
 
     @get(
         "/current",
@@ -38,3 +41,37 @@ class ModelController(Controller):
         limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
     ) -> list[ReleaseSummary]:
         return await asyncio.to_thread(service.releases, models, limit)
+
+    @get(
+        "/{version:str}",
+        operation_id="get_model",
+        summary="A release's manifest by its model version, and where it stands in this service",
+        responses=openapi.problems(400, 404, 409),
+    )
+    async def one(self, models: NamedDependency[ModelHolder], version: str) -> ModelDetails:
+        return await service.details(models, version)
+
+    @post(
+        "/rollback",
+        operation_id="roll_back_model",
+        summary="Release the model before the current one again, under a new sequence number",
+        description=(
+            "Every worker serves it within its reload interval. It needs the signing key beside "
+            "the service; where that is kept elsewhere, roll back there."
+        ),
+        status_code=200,
+        guards=[requires("publish")],
+        responses=openapi.problems(403, 409, 503),
+    )
+    async def roll_back(
+        self,
+        request: Request[Any, Any, Any],
+        models: NamedDependency[ModelHolder],
+        audit: NamedDependency[Audit],
+    ) -> RolledBack:
+        caller = request.scope["state"]["principal"].id
+        released = await service.roll_back(models)
+        target = f"{released.model_version} ({released.sequence})"
+        client = request.client and request.client.host
+        audit.record("model.rollback", actor=caller, target=target, client=client)
+        return released

@@ -1,5 +1,7 @@
 """What is told of models in JSON."""
 
+from typing import Any
+
 from msgspec import Struct
 
 
@@ -14,3 +16,24 @@ class ReleaseSummary(Struct, frozen=True, kw_only=True):
     serving: bool
     refused: str | None
     """Why the service would not load it; None for a sound release."""
+
+
+class ModelDetails(Struct, frozen=True, kw_only=True):
+    """One model of the store."""
+
+    manifest: dict[str, Any]
+    """As it was signed, without the golden rows."""
+    key_id: str
+    """The key that signed it."""
+    serving: bool
+    challenger: bool
+    loaded: bool
+    """In the worker that answers."""
+
+
+class RolledBack(Struct, frozen=True, kw_only=True):
+    """What is released now."""
+
+    model_version: str
+    sequence: int
+    rollback_of: str | None

@@ -1,13 +1,15 @@
 """Reads the served model's manifest and the store's releases."""
 
+import asyncio
 from typing import Any
 
 import msgspec
 
-from drl_core.bundle import BundleError, verify
+from drl_core import keys
+from drl_core.bundle import BundleError, Manifest, Release, verify
 from drl_core.bundle import trusted_keys as read_trusted_keys
 from drl_serving.model import ModelHolder, ServedModel
-from drl_serving.models.schemas import ReleaseSummary
+from drl_serving.models.schemas import ModelDetails, ReleaseSummary, RolledBack
 from drl_serving.problems import Problem
 
 
@@ -31,9 +33,83 @@ def require_model(models: ModelHolder) -> ServedModel:
 
 def metadata(model: ServedModel) -> dict[str, Any]:
     """A model's manifest without its golden rows."""
-    fields: dict[str, Any] = msgspec.to_builtins(model.manifest)
+    return _told(model.manifest)
+
+
+def _told(manifest: Manifest) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(manifest)
     fields.pop("golden")
     return fields
+
+
+async def details(models: ModelHolder, version: str) -> ModelDetails:
+    """A model of the store by its version.
+
+    Raises:
+        Problem: 404 unknown, 409 for one that must not be served.
+    """
+    loaded = {model.manifest.model_version: model for model in models.loaded()}
+    found: ServedModel | Release | None = loaded.get(version)
+    try:
+        if found is None:
+            trusted = read_trusted_keys(models.keys_path)
+            found = await asyncio.to_thread(models.store.find, version, trusted)
+    except BundleError as error:
+        raise _refused(error) from None
+    current, challenger = models.current, models.challenger
+    return ModelDetails(
+        manifest=_told(found.manifest),
+        key_id=found.key_id,
+        serving=current is not None and current.manifest.model_version == version,
+        challenger=challenger is not None and challenger.manifest.model_version == version,
+        loaded=version in loaded,
+    )
+
+
+def _refused(error: BundleError) -> Problem:
+    if error.reason == "unknown_version":
+        return Problem(404, "unknown-version", str(error), "GET /v1/models lists the releases.")
+    return Problem(
+        409,
+        "release-refused",
+        str(error),
+        "Choose another version; GET /v1/models says which are sound.",
+        extra={"reason": error.reason},
+    )
+
+
+async def roll_back(models: ModelHolder) -> RolledBack:
+    """Release the model before the current one again.
+
+    Raises:
+        Problem: 409 without a signing key here, or without an earlier model; 503 while there is no
+            release at all.
+    """
+    require_model(models)
+    manifest = await asyncio.to_thread(_roll_back, models)
+    await models.poll()
+    return RolledBack(
+        model_version=manifest.model_version,
+        sequence=manifest.sequence,
+        rollback_of=manifest.rollback_of,
+    )
+
+
+def _roll_back(models: ModelHolder) -> Manifest:
+    try:
+        key = keys.existing_signing_key(models.keys_path)
+        if key is None:
+            raise Problem(
+                409,
+                "no-signing-key",
+                "this service only verifies releases: it has no key to sign one",
+                "Run `drl bundle rollback` where the signing key is kept.",
+            )
+        return models.store.rollback(read_trusted_keys(models.keys_path), key)
+    except BundleError as error:
+        raise Problem(
+            409, "rollback-refused", str(error), "GET /v1/models lists the releases."
+        ) from None
 
 
 def releases(models: ModelHolder, limit: int) -> list[ReleaseSummary]:

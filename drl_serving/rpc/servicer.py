@@ -104,14 +104,21 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         """
         if scope is None:
             return
-        client = _address(context.peer())
+        principal = self.principal(context)
+        self._access.admit(principal)
+        self._access.require(principal, scope, _address(context.peer()))
+
+    def principal(self, context: Any) -> Principal:
+        """Who calls, by the `authorization` metadata.
+
+        Raises:
+            Problem: 401.
+        """
         headers = [
             (name.encode(), value if isinstance(value, bytes) else value.encode())
             for name, value in context.invocation_metadata()
         ]
-        principal = self._access.authenticate(headers, client)
-        self._access.admit(principal)
-        self._access.require(principal, scope, client)
+        return self._access.authenticate(headers, _address(context.peer()))
 
     def count(self, method: str, code: Any) -> None:
         """Count a call as its HTTP twin is counted."""
@@ -166,13 +173,14 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
     @_call("publish")
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Open the protocol's doors in every worker."""
-        await self._inference.load(request.model_name, dict(request.parameters))
+        caller = self.principal(context)
+        await self._inference.load(request.model_name, caller, dict(request.parameters))
         return messages.RepositoryModelLoadResponse()
 
     @_call("publish")
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Close the protocol's doors in every worker."""
-        await self._inference.unload(request.model_name)
+        await self._inference.unload(request.model_name, self.principal(context))
         return messages.RepositoryModelUnloadResponse()
 
     @_call("decide")
