@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from drl_core import decision_log, patterns
 from drl_core.encryption import EncryptionError, Keyring
-from drl_core.outbox import Outbox, Row
+from drl_core.outbox import Outbox, OutboxError, Row
 
 Store = Callable[[psycopg.Connection[Any], Sequence[bytes]], None]
 """Stores payloads of one topic in the connection's transaction; again, it changes nothing."""
@@ -34,7 +34,7 @@ STORES: Mapping[str, Store] = {
     decision_log.TOPIC: decision_log.store,
 }
 _GROUP = 500
-_IDLE_S = 0.05
+_IDLE_S = 0.02
 _LOCK_S = 0.5
 _SHRINK_S = 10.0
 _FIRST_PAUSE_S = 0.1
@@ -216,5 +216,10 @@ class Drainer:
     def _failed(self, error: Exception) -> None:
         self._disconnect()
         if self.failure is None:
-            _log.warning("draining fails, trying again", exc_info=error)
+            known = isinstance(error, psycopg.Error | OutboxError)
+            _log.warning(
+                "draining fails, trying again",
+                error=f"{type(error).__name__}: {error}",
+                exc_info=None if known else error,
+            )
         self.failure = str(error)
