@@ -10,6 +10,7 @@ measured), `window_s` and `isolation_level`. A **carry** is a row of 14 numbers:
 sums, the number of windows and the seconds so far; it starts as zeros.
 """
 
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -228,12 +229,11 @@ def fold(
     return features, after
 
 
+_signals = attrgetter(*SIGNALS)
+
+
 def window(event: Event) -> Array:
     """One event as a window row, float64 [14]."""
-    row = np.empty(WINDOW_WIDTH)
-    for column, name in enumerate(SIGNALS):
-        value = getattr(event, name)
-        row[column] = np.nan if value is None else value
-    row[SIGNAL_COUNT] = event.window_s
-    row[SIGNAL_COUNT + 1] = event.isolation_level
-    return row
+    row = [np.nan if value is None else value for value in _signals(event)]
+    row += (event.window_s, event.isolation_level)
+    return np.array(row, dtype=np.float64)

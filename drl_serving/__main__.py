@@ -36,6 +36,7 @@ def run(settings: Settings) -> None:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # nobody may say that they are somebody else
         timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
         **tls,

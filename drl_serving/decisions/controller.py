@@ -13,8 +13,9 @@ from drl_core.features import WINDOW_WIDTH
 from drl_serving import bodies, openapi
 from drl_serving.access.guards import requires
 from drl_serving.decisions import carried
+from drl_serving.decisions.attempt import Caller, models_of
 from drl_serving.decisions.schemas import CarriedDecision, Decision
-from drl_serving.decisions.service import Caller, DecisionService, models_of
+from drl_serving.decisions.service import DecisionService
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder
 

@@ -3,8 +3,9 @@
 from drl_core import telemetry
 from drl_serving.access.principal import Principal
 from drl_serving.access.service import Access
+from drl_serving.decisions.attempt import Caller, models_of
 from drl_serving.decisions.schemas import encode_json
-from drl_serving.decisions.service import Caller, DecisionService, models_of
+from drl_serving.decisions.service import DecisionService
 from drl_serving.model import ModelHolder
 from drl_serving.tracing import Trace
 
@@ -26,5 +27,4 @@ class LeanDecision:
         self._access.require(principal, "decide")
         event = telemetry.parse(body)
         caller = Caller(principal.id, trace.trace_id)
-        decided = self._decisions.decide([event], models_of(self._models), caller)
-        return encode_json(decided.answers[0])
+        return encode_json(self._decisions.decide_one(event, models_of(self._models), caller))

@@ -27,7 +27,7 @@ def order(
     last = {key: episode.step if episode else -1 for key, episode in known.items()}
     for position, event in enumerate(events):
         key = episode_key(event)
-        _check_step(event, position, last[key])
+        check_step(event, position, last[key])
         episode, queue = known[key], queues[key]
         undecided = episode is not None and episode.decision is None and not queue
         if event.step > last[key] or undecided:
@@ -36,7 +36,7 @@ def order(
     return queues
 
 
-def _check_step(event: Event, position: int, last: int) -> None:
+def check_step(event: Event, position: int, last: int) -> None:
     """Raise 409 unless the step is the next one, or the last one again."""
     if event.step in (last, last + 1) and event.step >= 0:
         return
