@@ -19,7 +19,7 @@ from drl_core.encryption import Keyring
 from drl_core.migrations import migrate
 from drl_core.patterns import AttackPattern, upsert
 from drl_core.settings import Settings
-from drl_serving.access.principal import SCOPES, Principal, Scope
+from drl_serving.access.principal import SCOPES, Principal
 from drl_serving.app import create_app
 from drl_serving.patterns.controller import PatternController
 from drl_serving.patterns.service import Patterns
@@ -50,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def patterns_client(home: Path, postgres_url: str) -> Iterator[TestClient[Litestar]]:
+def patterns_client(home: Path, postgres_url: str) -> Iterator[TestClient[Any]]:
     """The application with a database."""
     settings = Settings(home=str(home), database_url=postgres_url)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
@@ -94,7 +94,7 @@ def test_without_a_database_the_setting_is_named(client: TestClient[Litestar]) -
 
 
 def test_search_by_any_filter_with_pages(searched: TestClient[Litestar]) -> None:
-    ransomware = {"attack_type": "ransomware", "limit": 2}
+    ransomware: dict[str, str | int] = {"attack_type": "ransomware", "limit": 2}
     first = searched.get("/v1/patterns", params=ransomware)
     assert steps_of(first) == [4, 3]
     second = searched.get("/v1/patterns", params={**ransomware, "cursor": first.json()["next"]})
@@ -147,13 +147,13 @@ def test_what_is_sent_is_found_once_however_often_it_is_sent(
 def test_without_the_scope_nobody_reads_or_stores_a_pattern(
     searched: TestClient[Litestar], home: Path
 ) -> None:
-    def principal_of(scopes: frozenset[Scope]) -> Principal:
+    def principal_of(scopes: frozenset[str]) -> Principal:
         return Principal("key:1", "key", scopes)
 
     class AsSomebody:
         """In the front's place: says who asks."""
 
-        def __init__(self, scopes: frozenset[Scope] | None) -> None:
+        def __init__(self, scopes: frozenset[str] | None) -> None:
             self.scopes = scopes
 
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -168,13 +168,26 @@ def test_without_the_scope_nobody_reads_or_stores_a_pattern(
         exception_handlers={Exception: answer_problem},
     )
     near = {"features": [0.5] * 30}
-    every = frozenset[Scope](SCOPES)
-    others: frozenset[Scope] = every - {"patterns"}
-    for scopes, status in ((None, 403), (others, 403), (frozenset[Scope]({"patterns"}), 503)):
-        client = TestClient(AsSomebody(scopes))  # type: ignore[arg-type,type-var]
+    others = SCOPES - {"patterns"}
+    for scopes, status in ((None, 403), (others, 403), (frozenset[str]({"patterns"}), 503)):
+        client = TestClient(AsSomebody(scopes))
         assert client.get("/v1/patterns").status_code == status
         assert client.post("/v1/patterns", json=as_sent(pattern(1))).status_code == status
         assert client.post("/v1/patterns/search", json=near).status_code == status
+
+
+def test_an_outbox_that_cannot_be_written_is_told_and_nothing_is_acknowledged(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    settings = Settings(home=str(tmp_path), database_url=postgres_url)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/outbox.sqlite").write_bytes(b"no database" * 1000)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        answer = client.post("/v1/patterns", json=as_sent(pattern(1)))
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        assert answer.json()["type"] == "urn:drl:problem:outbox-failed"
+        assert client.get("/health/live").status_code == 200
 
 
 def test_a_key_that_is_gone_is_named(searched: TestClient[Litestar], postgres_url: str) -> None:
@@ -294,7 +307,7 @@ def test_decisions_go_on_while_the_database_is_away(
 
         def decides() -> bool:
             event = {"episode_id": "e", "step": next(step)}
-            return service.client.post("/v1/decisions", json=event).status_code == 200
+            return bool(service.client.post("/v1/decisions", json=event).status_code == 200)
 
         def finds() -> int:
             answer = service.client.get("/v1/patterns")
