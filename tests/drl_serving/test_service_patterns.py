@@ -1,13 +1,17 @@
 """Patterns over HTTP, with a real database that is down, comes, goes, and comes back."""
 
 import datetime as dt
+import itertools
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
+import psutil
 import psycopg
 import pytest
 from litestar import Litestar
@@ -329,3 +333,48 @@ def test_decisions_go_on_while_the_database_is_away(
             finally:
                 server.stop()
             assert (finds(), decides()) == (0, True)
+
+
+@pytest.mark.property(43)
+@pytest.mark.integration
+def test_kill_9_of_every_process_of_the_service_loses_and_doubles_no_pattern(
+    start_service: Any, postgres_url: str, tmp_path: Path
+) -> None:
+    acknowledged: list[int] = []
+    number = itertools.count()
+
+    def sends(service: Any) -> bool:
+        steps = [next(number) for _ in range(3)]
+        body = [as_sent(pattern(step, "kept"), metadata={"step": step}) for step in steps]
+        try:
+            answer = service.client.post("/v1/patterns", json=body)
+        except httpx.TransportError:
+            return False
+        if answer.status_code == 202:
+            acknowledged.extend(steps)
+        return True
+
+    with start_service(tmp_path, DRL_DATABASE_URL=postgres_url) as service:
+        tree = psutil.Process(service.process.pid)
+        processes = [*tree.children(recursive=True), tree]
+
+        def until_killed() -> None:
+            while sends(service):
+                pass
+
+        with ThreadPoolExecutor(4) as callers:
+            waiting = [callers.submit(until_killed) for _ in range(4)]
+            wait_until(lambda: len(acknowledged) > 100)
+            for process in processes:
+                process.kill()
+            for one in waiting:
+                one.result()
+    with start_service(tmp_path, DRL_DATABASE_URL=postgres_url) as service:
+
+        def stored() -> list[int]:
+            with psycopg.connect(postgres_url) as connection:
+                query = "SELECT step FROM attack_patterns WHERE attack_type = 'kept'"
+                return [row[0] for row in connection.execute(query)]
+
+        wait_until(lambda: set(acknowledged) <= set(stored()))
+        assert len(stored()) == len(set(stored()))
