@@ -6,6 +6,9 @@ the old model goes on serving and a metric counts the reason.
 """
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import structlog
 
@@ -23,6 +26,7 @@ _MISSES = 256
 _log = structlog.get_logger("drl_serving.model")
 
 _Stamp = tuple[object, ...]
+T = TypeVar("T")
 
 
 class ModelHolder:
@@ -52,6 +56,8 @@ class ModelHolder:
         self._seen_challenger: _Stamp | None = None
         self._unreadable = False
         self._loading = asyncio.Lock()
+        # one thread for all loading: each thread that ever opens a graph keeps memory of its own
+        self._thread = ThreadPoolExecutor(1, "models")
 
     @property
     def challenger(self) -> ServedModel | None:
@@ -95,7 +101,7 @@ class ModelHolder:
             if self._misses.get(version) == stamp:
                 raise BundleError("unknown_version", f"the store holds no release of {version!r}")
             try:
-                model = await asyncio.to_thread(self._find, version)
+                model = await self._in_thread(lambda: self._find(version))
             except BundleError as error:
                 if error.reason == "unknown_version":
                     if len(self._misses) >= _MISSES:
@@ -124,7 +130,7 @@ class ModelHolder:
             return False
         self._seen, self._unreadable = stamp, False
         try:
-            model = await asyncio.to_thread(self._load)
+            model = await self._in_thread(self._load)
         except BundleError as error:
             self._refuse(error.reason, error)
         except OSError as error:
@@ -144,7 +150,7 @@ class ModelHolder:
             return
         self._seen_challenger, wanted = stamp, self._wanted
         try:
-            model = self._held(wanted) or await asyncio.to_thread(self._find, wanted)
+            model = self._held(wanted) or await self._in_thread(lambda: self._find(wanted))
         except Exception as error:  # the task's boundary: decisions go on without a challenger
             reason = error.reason if isinstance(error, BundleError) else "unreadable"
             self._metrics.reloads.labels(f"challenger_{reason}").inc()
@@ -153,6 +159,9 @@ class ModelHolder:
         if wanted == self._wanted:
             self._challenger = model
             _log.info("challenger loaded", version=wanted)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _swap(self, model: ServedModel | None) -> bool:
         if model is None:
