@@ -16,8 +16,7 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
-from drl_core.features import CARRY_WIDTH, FEATURE_COUNT
-from drl_core.patterns import MAX_LIMIT
+from drl_core.features import CARRY_WIDTH
 from drl_core.telemetry import Event
 from drl_serving.bodies import JSON, JSON_LINES, OCTETS
 from drl_serving.problems import PROBLEM_JSON
@@ -78,12 +77,12 @@ _REASONS = {
 }
 
 
-def _event_schema() -> Any:
-    """The event's schema, as `msgspec` derives it from the contract, with nothing left to refer to.
+def inlined(kind: type[Any]) -> Any:
+    """A type's schema, as `msgspec` derives it from its contract, with nothing left to refer to.
 
     The framework's components hold only what it found itself, so there is no place to point at.
     """
-    _, definitions = msgspec.json.schema_components([Event], ref_template="{name}")
+    _, definitions = msgspec.json.schema_components([kind], ref_template="{name}")
 
     def inline(node: Any) -> Any:
         if isinstance(node, list):
@@ -94,11 +93,11 @@ def _event_schema() -> Any:
             return inline(definitions[node["$ref"]])
         return {key: inline(value) for key, value in node.items()}
 
-    return inline(definitions["Event"])
+    return inline(definitions[kind.__name__])
 
 
 def _event_content() -> dict[str, OpenAPIMediaType]:
-    one = _event_schema()
+    one = inlined(Event)
     listed = [EXAMPLE_EVENT, {**EXAMPLE_EVENT, "step": 1}]
     return {
         JSON: OpenAPIMediaType(
@@ -143,7 +142,7 @@ class CarriedOperation(Operation):
         )
         one = Schema(
             type=OpenAPIType.OBJECT,
-            properties={"event": _event_schema(), "carry": carry},
+            properties={"event": inlined(Event), "carry": carry},
             required=["event"],
         )
         several = Schema(type=OpenAPIType.ARRAY, items=one)
@@ -161,30 +160,6 @@ class RowsOperation(Operation):
     def __post_init__(self) -> None:
         rows = OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY))
         self.request_body = RequestBody(content={OCTETS: rows}, required=True)
-
-
-@dataclass
-class NearestOperation(Operation):
-    """An operation whose body is the features of a state."""
-
-    def __post_init__(self) -> None:
-        features = Schema(
-            type=OpenAPIType.ARRAY,
-            items=Schema(type=OpenAPIType.NUMBER, minimum=0, maximum=1),
-            min_items=FEATURE_COUNT,
-            max_items=FEATURE_COUNT,
-        )
-        count = Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=MAX_LIMIT, default=10)
-        body = Schema(
-            type=OpenAPIType.OBJECT,
-            properties={"features": features, "limit": count},
-            required=["features"],
-        )
-        example = Example(value={"features": [0.1] * FEATURE_COUNT, "limit": 5})
-        self.request_body = RequestBody(
-            content={JSON: OpenAPIMediaType(schema=body, examples={"a state": example})},
-            required=True,
-        )
 
 
 def config() -> OpenAPIConfig:

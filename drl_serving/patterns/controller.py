@@ -16,6 +16,7 @@ from drl_serving.access.guards import requires
 from drl_serving.patterns.operations import NearestOperation, NewPatternsOperation
 from drl_serving.patterns.schemas import (
     MAX_CURSOR,
+    NO_NUL,
     Accepted,
     NearestQuery,
     Neighbour,
@@ -65,10 +66,10 @@ class PatternController(Controller):
     async def find(
         self,
         patterns: NamedDependency[Patterns],
-        attack_type: Annotated[str | None, Parameter(max_length=128)] = None,
+        attack_type: Annotated[str | None, Parameter(max_length=128, pattern=NO_NUL)] = None,
         since: Annotated[dt.datetime | None, Parameter(description="Earliest, included.")] = None,
         until: Annotated[dt.datetime | None, Parameter(description="Latest, excluded.")] = None,
-        sandbox_id: Annotated[str | None, Parameter(max_length=128)] = None,
+        sandbox_id: Annotated[str | None, Parameter(max_length=128, pattern=NO_NUL)] = None,
         action: Annotated[int | None, Parameter(ge=0, lt=ACTION_COUNT)] = None,
         min_confidence: Annotated[float | None, Parameter(ge=0, le=1)] = None,
         limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT)] = 50,
@@ -77,10 +78,10 @@ class PatternController(Controller):
         ] = None,
     ) -> PatternPage:
         wanted = Filter(
-            attack_type=_storable("attack_type", attack_type),
+            attack_type=attack_type,
             since=_with_zone("since", since),
             until=_with_zone("until", until),
-            sandbox_id=_storable("sandbox_id", sandbox_id),
+            sandbox_id=sandbox_id,
             action=action,
             min_confidence=_number("min_confidence", min_confidence),
         )
@@ -115,13 +116,6 @@ class PatternController(Controller):
         return NeighbourPage(
             [Neighbour(distance, pattern) for pattern, distance in page.items], page.next
         )
-
-
-def _storable(field: str, text: str | None) -> str | None:
-    """Text that PostgreSQL can hold."""
-    if text is not None and "\0" in text:
-        raise _bad(field, "a NUL character is not accepted")
-    return text
 
 
 def _number(field: str, value: float | None) -> float | None:

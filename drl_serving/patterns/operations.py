@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, Reference, RequestBody
 
 from drl_core.features import FEATURE_COUNT
 from drl_serving.bodies import JSON
+from drl_serving.openapi import inlined
 from drl_serving.patterns.schemas import NearestQuery, NewPattern
 
 _EXAMPLE: dict[str, Any] = {
@@ -23,23 +23,6 @@ _EXAMPLE: dict[str, Any] = {
     "time": "2026-11-22T12:00:00Z",
     "metadata": {"process": "invoice.exe"},
 }
-
-
-def inlined(kind: type[Any]) -> dict[str, Any]:
-    """The JSON schema of a type, as `msgspec` derives it, with nothing left to refer to."""
-    _, definitions = msgspec.json.schema_components([kind], ref_template="{name}")
-
-    def inline(node: Any) -> Any:
-        if isinstance(node, list):
-            return [inline(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        if "$ref" in node:
-            return inline(definitions[node["$ref"]])
-        return {key: inline(value) for key, value in node.items()}
-
-    found: dict[str, Any] = inline(definitions[kind.__name__])
-    return found
 
 
 def _body(schema: Any, **examples: Any) -> RequestBody:

@@ -9,7 +9,9 @@ from drl_core.actions import ACTION_COUNT
 from drl_core.features import FEATURE_COUNT
 from drl_core.patterns import MAX_LIMIT, AttackPattern
 
-Name = Annotated[str, Meta(max_length=128, pattern="^[^\\x00]*$")]
+NO_NUL = "^[^\\x00]*$"
+"""Text that PostgreSQL can hold."""
+Name = Annotated[str, Meta(max_length=128, pattern=NO_NUL)]
 MAX_CURSOR = 2048
 
 
