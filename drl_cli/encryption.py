@@ -1,4 +1,4 @@
-"""The commands of the keys that patterns are sealed with: list, rotate, remove.
+"""The commands of the keys that patterns are sealed with, and of what the drainer set aside.
 
 Rotation makes a new key and seals every stored pattern under it; stopped in the middle, it goes on
 with `--resume`. A key may be removed when neither the database nor the outbox needs it.
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command("keys")(keys)
     app.command("rotate-key")(rotate_key)
     app.command("remove-key")(remove_key)
-    app.command("requeue")(requeue)
+    app.command("dead-letters")(dead_letters)
 
 
 def keys(json: Json = False) -> None:
@@ -90,10 +90,28 @@ def remove_key(
     out.print(f"key {key_id} is removed")
 
 
-def requeue() -> None:
-    """Put what the drainer set aside back into the outbox, once its cause is mended."""
-    count = _outbox(settings.load()).requeue()
-    out.print(f"{count} rows wait in the outbox again")
+def dead_letters(
+    requeue: Annotated[
+        bool, typer.Option("--requeue", help="Put them back into the outbox, all of them.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """What the drainer set aside, since the database refuses it, and why; the oldest hundred."""
+    from rich import box
+    from rich.table import Table
+
+    outbox = _outbox(settings.load())
+    if requeue:
+        out.print(f"{outbox.requeue()} rows wait in the outbox again")
+        return
+    letters = outbox.dead_letters()
+    if json:
+        print_json([{"topic": d.row.topic, "key": d.row.key, "reason": d.reason} for d in letters])
+        return
+    table = Table("topic", "key", "reason", box=box.SIMPLE_HEAD)
+    for letter in letters:
+        table.add_row(letter.row.topic, letter.row.key, letter.reason.split("\n")[0])
+    out.print(table if letters else "nothing was set aside")
 
 
 def _used(configured: Settings) -> dict[str | None, int]:

@@ -96,6 +96,8 @@ class Outbox:
 
     def append_all(self, rows: Sequence[tuple[str, str, bytes]]) -> None:
         """Add (topic, key, payload) rows of several topics, as `append`."""
+        if not rows:
+            return
         now = time.time()
         with self._transaction() as database:
             database.executemany(

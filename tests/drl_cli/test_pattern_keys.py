@@ -69,11 +69,16 @@ def test_a_key_is_removed_only_when_neither_database_nor_outbox_needs_it(
     assert old not in call("keys").output
 
 
-def test_what_was_set_aside_goes_back_into_the_outbox(home: Path) -> None:
+def test_what_was_set_aside_is_shown_and_goes_back_into_the_outbox(home: Path) -> None:
     outbox = Outbox(home / "state" / "outbox.sqlite")
     outbox.append("patterns", [("key", b"")])
     outbox.set_aside(outbox.peek(1)[0].sequence, "refused")
-    assert "1 rows wait" in call("requeue").output
+    assert "refused" in call("dead-letters").output
+    assert json.loads(call("dead-letters", "--json").output) == [
+        {"topic": "patterns", "key": "key", "reason": "refused"}
+    ]
+    assert "1 rows wait" in call("dead-letters", "--requeue").output
+    assert "nothing was set aside" in call("dead-letters").output
     assert [row.key for row in outbox.peek(9)] == ["key"]
 
 
