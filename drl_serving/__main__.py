@@ -3,6 +3,9 @@
 A supervising process binds the port and keeps `serving.workers` workers alive on it.
 """
 
+import subprocess
+import sys
+
 import uvicorn
 
 from drl_core.processes import end_with_parent
@@ -25,6 +28,7 @@ def run(settings: Settings) -> None:
     tls = uvicorn_options(settings)
     metrics.prepare(settings)
     logs.configure(settings.observability, settings.home_path)
+    subprocess.Popen([sys.executable, "-m", "drl_serving.decisions.restore"])
     uvicorn.run(
         "drl_serving.__main__:worker",
         factory=True,

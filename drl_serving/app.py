@@ -125,6 +125,7 @@ class Service:
             self.shadow.watch,
             self.metrics.watch,
             self.journal.watch,
+            self.front.watch,
             self._look_after,
         ]
         if self.live:

@@ -76,6 +76,8 @@ class Front:
         self.max_body = 0
         self.trace_share = 0.0
         self._turn_began: float | None = None
+        self._running: dict[asyncio.Task[None], float] = {}
+        self._overdue: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP:
@@ -83,29 +85,58 @@ class Front:
         else:
             await self.app(scope, receive, send)
 
+    async def watch(self) -> None:
+        """Look for requests that take too long, once a second until cancelled."""
+        while True:
+            await asyncio.sleep(1.0)
+            latest = time.perf_counter() - self.timeout_s
+            for task, began in list(self._running.items()):
+                if began < latest and task not in self._overdue:
+                    self._overdue.add(task)
+                    task.cancel()
+
     async def _request(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         waited, began = self._waited(), time.perf_counter()
         trace = tracing.begin(scope["headers"], self.trace_share)
-        outgoing = _Outgoing(send, self._headers, trace)
+        answer = _Answer(send, self._headers, trace)
         scope["state"]["trace"], scope["state"]["began"] = trace, began
         try:
             if not scope["path"].startswith(OPEN):
                 self._let_in(scope, waited)
-            async with asyncio.timeout(None if scope["path"] in _SELF_TIMED else self.timeout_s):
-                if scope["path"] == _DECISIONS and self._decide and scope["method"] == "POST":
-                    await self._decision(scope, receive, outgoing, waited)
-                else:
-                    await self.app(scope, receive, outgoing)
+            if scope["path"] in _SELF_TIMED:
+                await self.app(scope, receive, answer)
+            else:
+                await self._timed(scope, receive, answer, began)
         except Problem as problem:
-            await self._answer_problem(scope, outgoing, problem)
-        except TimeoutError:
-            if outgoing.status:
-                raise  # it is too late to say anything: the connection is closed
-            await self._answer_problem(scope, outgoing, _too_slow(self.timeout_s))
+            await self._answer_problem(scope, answer, problem)
         if self._spans is not None and trace.sampled:
             route = scope.get("path_template") or _label(scope["path"])
             took = time.perf_counter() - began
-            self._spans.request(trace, scope["method"], route, outgoing.status, took)
+            self._spans.request(trace, scope["method"], route, answer.status, took)
+
+    async def _timed(
+        self, scope: HTTPScope, receive: Receive, answer: "_Answer", began: float
+    ) -> None:
+        """Answer within the time limit.
+
+        Raises:
+            Problem: 408 where it took too long.
+        """
+        task: Any = asyncio.current_task()
+        self._running[task] = began
+        try:
+            if scope["path"] == _DECISIONS and self._decide and scope["method"] == "POST":
+                await self._decision(scope, receive, answer, began)
+            else:
+                await self.app(scope, receive, answer)
+        except asyncio.CancelledError:
+            if task not in self._overdue or answer.status:
+                raise  # the service ends; or it is too late to say anything, and uvicorn hangs up
+            task.uncancel()
+            raise _too_slow(self.timeout_s) from None
+        finally:
+            del self._running[task]
+            self._overdue.discard(task)
 
     def _let_in(self, scope: HTTPScope, waited: float) -> None:
         """Say who asks.
@@ -113,6 +144,7 @@ class Front:
         Raises:
             Problem: 503 where it waited too long, 401 or 429 where it may not ask now.
         """
+        self._metrics.queue_seconds.observe(waited)
         if waited > self.max_queue_s:
             self._metrics.shed.inc()
             raise _overloaded()
@@ -133,33 +165,31 @@ class Front:
     def _end_turn(self) -> None:
         self._turn_began = None
 
-    async def _decision(self, scope: Any, receive: Receive, send: Send, waited: float) -> None:
+    async def _decision(
+        self, scope: HTTPScope, receive: Receive, answer: "_Answer", began: float
+    ) -> None:
         """Answer one event; hand anything else on, with its body still to be read."""
         first: Any = await receive()
         body: bytes = first.get("body", b"")
         usual = body[:1] == b"{" and not first.get("more_body") and len(body) <= self.max_body
         if not usual or not _is_json(scope):
-            await self.app(scope, _replay(first, receive), send)
+            await self.app(scope, _replay(first, receive), answer)
             return
-        began = time.perf_counter()
+        state = scope["state"]
         try:
-            state = scope["state"]
-            answer = self._decide(body, state["principal"], state["trace"])  # type: ignore[misc]
+            decided = self._decide(body, state["principal"], state["trace"])  # type: ignore[misc]
         except Exception as error:
-            await self._answer_problem(scope, send, as_problem(error))
+            await self._answer_problem(scope, answer, as_problem(error))
             return
-        took = time.perf_counter() - began
-        self._metrics.queue_seconds.observe(waited)
-        self._metrics.decision_seconds.observe(took)
-        self._metrics.answered("POST", _DECISIONS, 200, took)
-        await _send(send, 200, [_JSON], answer)
+        self._metrics.answered("POST", _DECISIONS, 200, time.perf_counter() - began)
+        await answer.send(200, [_JSON], decided)
 
-    async def _answer_problem(self, scope: Any, send: Send, problem: Problem) -> None:
+    async def _answer_problem(self, scope: HTTPScope, answer: "_Answer", problem: Problem) -> None:
         self._metrics.answered(scope["method"], _label(scope["path"]), problem.status)
-        await _send(send, problem.status, problem.raw_headers(), problem.body())
+        await answer.send(problem.status, problem.raw_headers(), problem.body())
 
 
-class _Outgoing:
+class _Answer:
     """A request's `send`, with this service's headers on the answer."""
 
     def __init__(self, send: Send, headers: Headers, trace: Trace) -> None:
@@ -167,6 +197,7 @@ class _Outgoing:
         self._headers = headers
         self._trace = trace
         self.status = 0
+        """0 until the answer has begun."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -180,11 +211,16 @@ class _Outgoing:
             message["headers"] = headers
         await self._send(message)
 
-
-async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    async def send(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer with data, whole."""
+        self.status = status
+        headers += (
+            (b"content-length", b"%d" % len(body)),
+            *self._headers.data,
+            (b"traceparent", self._trace.header),
+        )
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _is_json(scope: HTTPScope) -> bool:

@@ -114,7 +114,8 @@ class EpisodeStore:
                     return False
             for key, episode in changed.items():
                 self._put(writing, key, episode)
-            self._evict(writing)
+            if any(known[key] is None for key in changed):
+                self._evict(writing)
             _append(writing, state.journal, entries)
         return True
 

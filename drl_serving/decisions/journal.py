@@ -27,8 +27,19 @@ INTERVAL_S = 0.2
 _GROUP = 1000
 _RETRY_S = 5.0
 _MARK = "journal-carried"
+KEPT, PASSING = b"k", b"p"
+_encode = msgspec.msgpack.Encoder().encode
 _log = structlog.stdlib.get_logger(__name__)
-_unpack = msgspec.msgpack.Decoder(JournalEntry).decode
+_decode = msgspec.msgpack.Decoder(JournalEntry).decode
+
+
+def packed(entry: JournalEntry) -> bytes:
+    """An entry as the journal has it: first whether it is kept, so that others need no decoding."""
+    return (KEPT if entry.kept else PASSING) + _encode(entry)
+
+
+def _unpack(value: bytes) -> JournalEntry:
+    return _decode(value[1:])
 
 
 class Journal:
@@ -89,15 +100,15 @@ class Journal:
             return 0
 
     def _carry_on(self) -> int:
-        state, mark = self._state, self._state.mark(_MARK)
-        newest = self.last()
-        entries = self.after(min(mark, newest), _GROUP)
+        state, newest = self._state, self.last()
+        mark = min(state.mark(_MARK), newest)
+        entries = list(islice(state.items(state.journal, mark.to_bytes(8, "big")), _GROUP))
         if not entries:
             return 0
-        records = [_record(entry) for _, entry in entries if entry.kept]
-        if records and self._outbox is not None:
-            self._outbox.append(decision_log.TOPIC, [decision_log.queue(one) for one in records])
-        carried = entries[-1][0]
+        if self._outbox is not None:
+            kept = [_record(_unpack(value)) for _, value in entries if value[:1] == KEPT]
+            self._outbox.append(decision_log.TOPIC, [decision_log.queue(one) for one in kept])
+        carried = int.from_bytes(entries[-1][0], "big")
         with state.env.begin(write=True, db=state.journal) as writing:
             state.set_mark(_MARK, carried, writing)
             cursor = writing.cursor()

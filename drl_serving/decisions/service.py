@@ -28,6 +28,7 @@ from drl_serving.decisions.attempt import (
     unpack,
 )
 from drl_serving.decisions.episodes import Episode, EpisodeStore, database_key
+from drl_serving.decisions.journal import packed
 from drl_serving.decisions.ordering import check_step, episode_key
 from drl_serving.decisions.rules import Rules
 from drl_serving.decisions.schemas import Decision
@@ -84,7 +85,7 @@ class DecisionService:
             changed = {
                 names[key]: work.episodes[key] for key in reversed(recent) if key in work.changed
             }
-            entries = [pack(entry) for entry in work.entries]
+            entries = [packed(entry) for entry in work.entries]
             if not changed or self.episodes.commit(known, changed, entries):
                 self._tell(work, models)
                 decisions = work.decisions
@@ -121,12 +122,11 @@ class DecisionService:
                 return unpack(episode.decision)
             row = window(event)
             began = time.perf_counter()
-            scores = model.run_one(row, before)
+            q_values, after = model.run_one(row, before)
             compute_s = time.perf_counter() - began
-            after = scores.carry[0]
-            if not isfinite(after.sum()):
+            if not isfinite(sum(after.tolist())):
                 raise not_finite()
-            decision = make_decision(event, scores.q_values[0].tolist(), model, role, rules)
+            decision = make_decision(event, q_values, model, role, rules)
             entry = make_entry(name, event, decision, rules, caller, row, before)
             changed = Episode(
                 event.step,
@@ -135,7 +135,7 @@ class DecisionService:
                 after.tobytes(),
                 pack(decision),
             )
-            if self.episodes.commit(known, {name: changed}, (pack(entry),)):
+            if self.episodes.commit(known, {name: changed}, (packed(entry),)):
                 self._tell_one(row, before, decision, models)
                 if self._metrics is not None:
                     self._metrics.compute_seconds.observe(compute_s)
@@ -163,7 +163,7 @@ class DecisionService:
             decided |= {
                 p: (made, after.tolist()) for p, (made, after) in zip(mine, scored, strict=True)
             }
-        self.episodes.commit({}, {}, [pack(entry) for entry in work.entries])
+        self.episodes.commit({}, {}, [packed(entry) for entry in work.entries])
         self._tell(work, models)
         return [decided[place] for place in range(len(batch))]
 

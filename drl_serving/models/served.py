@@ -72,14 +72,17 @@ class ServedModel:
             np.concatenate([part.carry for part in parts]),
         )
 
-    def run_one(self, windows: Array, carry: Array) -> Scores:
-        """Score one window, a little cheaper than `run`; on the event loop's thread only.
+    def run_one(self, window: Array, carry: Array) -> tuple[list[float], Array]:
+        """Score one window, cheaper than `run`; on the event loop's thread only.
 
         Args:
-            windows: float64 [1, 14], NaN where not measured.
-            carry: float64 [1, 14], of the windows before.
+            window: float64 [14], NaN where not measured.
+            carry: float64 [14], of the windows before.
+
+        Returns:
+            Five Q-values, and the carry that includes this window, float64 [14].
         """
-        return self._row.run(windows, carry)
+        return self._row.run(window, carry)
 
     def _run(self, windows: Array, carry: Array) -> Scores:
         return Scores(*self._session.run(list(OUTPUTS), {"windows": windows, "carry": carry}))
@@ -102,12 +105,14 @@ class _Row:
         ):
             for name, array in arrays.items():
                 bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._window, self._carry = self._inputs["windows"], self._inputs["carry"]
+        self._q_values, self._after = self._outputs["q_values"], self._outputs["carry_after"]
 
-    def run(self, windows: Array, carry: Array) -> Scores:
-        self._inputs["windows"][:] = windows
-        self._inputs["carry"][:] = carry
+    def run(self, window: Array, carry: Array) -> tuple[list[float], Array]:
+        self._window[0] = window
+        self._carry[0] = carry
         self._session.run_with_iobinding(self._binding)
-        return Scores(*(self._outputs[name].copy() for name in OUTPUTS))
+        return self._q_values[0].tolist(), self._after[0].copy()
 
 
 def _open(model: bytes) -> Any:
@@ -135,7 +140,7 @@ def _check_golden(model: ServedModel, golden: Golden) -> None:
     if not rows or (windows.shape, carry.shape, expected.shape) != shapes:
         raise BundleError("golden", "the golden rows do not have the contract's widths")
     try:
-        single = [model.run_one(windows[[i]], carry[[i]]).q_values for i in range(rows)]
+        single = [[model.run_one(windows[i], carry[i])[0]] for i in range(rows)]
         answers = (model.run(windows, carry).q_values, np.concatenate(single))
     except Exception as cause:  # a graph that fails when it runs; see `_open`
         raise BundleError("golden", f"the golden rows cannot be run: {cause}") from cause

@@ -1,0 +1,197 @@
+"""The door: the lean way is byte-equal to the framework's, late requests are told so."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from litestar.testing import TestClient
+
+from drl_core.settings import Serving, Settings
+from drl_serving.app import Service
+from drl_serving.front import Front
+from tests import strategies
+
+JSON = {"Content-Type": "application/json"}
+
+
+def framework_only(front: Front) -> Front:
+    """The same service without the lean way."""
+    front._decide = None
+    return front
+
+
+@contextlib.contextmanager
+def both_ways(publisher: Any, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    """Two services of one model, each with a state of its own: lean, and the framework alone."""
+    publisher.publish("v1")
+    other = tmp_path / "other"
+    other.mkdir()
+    home = Path(publisher.settings.home)
+    for name in ("models", "keys"):
+        (other / name).symlink_to(home / name)
+    lean = Service(publisher.settings).front
+    framework = framework_only(Service(Settings(home=str(other))).front)
+    with TestClient(lean) as one, TestClient(framework) as two:
+        yield one, two
+
+
+def comparable(answer: httpx.Response) -> tuple[int, dict[str, str], Any]:
+    """What must be equal: all but the time, the ids and the trace."""
+    headers = {k: v for k, v in answer.headers.items() if k not in ("date", "traceparent")}
+    body = answer.json()
+    body.pop("decision_id", None)
+    return answer.status_code, headers, body
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_the_lean_way_answers_as_the_framework_does(
+    clients: tuple[Any, Any], data: st.DataObject
+) -> None:
+    event = data.draw(strategies.events())
+    text = msgspec.json.encode(event)
+    cut = data.draw(st.sampled_from([len(text), len(text), len(text), len(text) // 2, 0]))
+    prefix = data.draw(st.sampled_from([b"", b"", b"", b" ", b"{", b"[", b"\xff"]))
+    kind = data.draw(st.sampled_from([JSON, JSON, JSON, {"Content-Type": "text/plain"}, {}]))
+    body = prefix + text[:cut]
+    one, two = (c.post("/v1/decisions", content=body, headers=kind) for c in clients)
+    assert comparable(one) == comparable(two)
+    if one.status_code == 200 and isinstance(one.json(), dict):
+        ids = [answer.json()["decision_id"].encode() for answer in (one, two)]
+        assert one.content.replace(ids[0], b"") == two.content.replace(ids[1], b"")
+
+
+@pytest.fixture
+def clients(publisher: Any, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    with both_ways(publisher, tmp_path) as pair:
+        yield pair
+
+
+async def ask(front: Front, receive: Any, path: str = "/v1/decisions") -> list[dict[str, Any]]:
+    """One request, by ASGI itself."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: Any = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+        "scheme": "http",
+        "http_version": "1.1",
+        "extensions": {},
+        "state": {},
+    }
+    await front(scope, receive, send)
+    return sent
+
+
+async def never() -> Any:
+    await asyncio.sleep(3600)
+
+
+def test_a_request_that_does_not_come_is_ended_with_408(publisher: Any) -> None:
+    publisher.publish("v1")
+    front = Service(publisher.settings).front
+    front.timeout_s = 0.2
+
+    async def scenario() -> list[dict[str, Any]]:
+        watching = asyncio.create_task(front.watch())
+        try:
+            return await ask(front, never)
+        finally:
+            watching.cancel()
+
+    start, body = asyncio.run(scenario())
+    assert start["status"] == 408
+    assert json.loads(body["body"])["type"] == "urn:drl:problem:request-timeout"
+    assert not front._running
+    assert not front._overdue
+
+
+def test_what_would_wait_too_long_is_shed_with_retry_after(publisher: Any) -> None:
+    publisher.publish("v1")
+    service = Service(publisher.settings)
+    front = service.front
+    front.max_queue_s = 0.005
+
+    async def at_once() -> Any:
+        time.sleep(0.002)  # each takes the loop for a while
+        return {"type": "http.request", "body": b'{"episode_id": 1, "step": 0}'}
+
+    async def scenario() -> list[list[dict[str, Any]]]:
+        await service.models.poll()
+        first = await asyncio.gather(*(ask(front, at_once) for _ in range(20)))
+        await asyncio.sleep(0)
+        return [*first, await ask(front, at_once)]
+
+    *first, later = asyncio.run(scenario())
+    statuses = [answer[0]["status"] for answer in first]
+    assert statuses[0] == 200
+    assert 503 in statuses
+    shed = next(answer for answer in first if answer[0]["status"] == 503)
+    assert (b"retry-after", b"1") in shed[0]["headers"]
+    assert later[0]["status"] == 200  # the next turn of the loop begins anew
+
+
+def test_every_answer_has_the_security_headers_and_a_trace(publisher: Any) -> None:
+    publisher.publish("v1")
+    trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+    with TestClient(Service(publisher.settings).front) as client:
+        for method, path in (
+            ("GET", "/health/live"),
+            ("POST", "/v1/decisions"),
+            ("GET", "/v1/models/current"),
+            ("GET", "/nowhere"),
+        ):
+            answer = client.request(method, path, headers={"traceparent": trace})
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["traceparent"].split("-")[1] == "ab" * 16
+            assert answer.headers["traceparent"] != trace
+
+
+def test_limits_follow_the_configuration(publisher: Any) -> None:
+    publisher.publish("v1")
+    service = Service(publisher.settings)
+    service.configure(
+        Settings(
+            home=publisher.settings.home,
+            serving=Serving(
+                mode="enforce",
+                sandbox_modes={"lab": "observe"},
+                max_batch=7,
+                max_queue_ms=40,
+                request_timeout_s=3,
+                containment_margin=0.5,
+                decision_log_share=0.25,
+                max_body_bytes=100,
+            ),
+        )
+    )
+    rules = service.decisions.rules
+    assert (rules.mode_of("any"), rules.mode_of("lab")) == ("enforce", "observe")
+    assert (rules.containment_margin, rules.decision_log_share) == (0.5, 0.25)
+    assert service.limits.max_batch == 7
+    assert (service.front.max_queue_s, service.front.timeout_s) == (0.04, 3)
+    assert service.front.max_body == 100
