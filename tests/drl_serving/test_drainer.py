@@ -227,7 +227,7 @@ def test_kill_9_of_drainer_and_database_loses_nothing_and_doubles_nothing(tmp_pa
                 assert server.start() == url
             done = steps(url)
             assert done == list(range(len(done))), "in order, none lost, none twice"
-            waiting = [int(UUID(row.key)) for row in outbox.peek(10_000)]
+            waiting = [int(UUID(row.key)) for row in outbox.peek(10**6)]
             assert set(done) | set(waiting) == set(range(acknowledged))
         with draining(tmp_path, url):
             wait_until(lambda: outbox.depth() == 0)
