@@ -5,6 +5,7 @@ A supervising process binds the port and keeps `serving.workers` workers alive o
 
 import subprocess
 import sys
+import threading
 
 import uvicorn
 
@@ -28,7 +29,8 @@ def run(settings: Settings) -> None:
     tls = uvicorn_options(settings)
     metrics.prepare(settings)
     logs.configure(settings.observability, settings.home_path)
-    subprocess.Popen([sys.executable, "-m", "drl_serving.decisions.restore"])
+    restoring = [sys.executable, "-m", "drl_serving.decisions.restore"]
+    threading.Thread(target=subprocess.run, args=(restoring,), daemon=True).start()
     uvicorn.run(
         "drl_serving.__main__:worker",
         factory=True,

@@ -1,4 +1,4 @@
-"""Brings the running episodes back from landed telemetry: `python -m drl_serving.decisions.restore`.
+"""`python -m drl_serving.decisions.restore`: brings running episodes back from landed telemetry.
 
 What the workers share does not outlive the machine, and whoever deletes it loses it. The landing
 zone has the episodes' events, where they were sent there too: each episode whose steps are there
@@ -69,7 +69,7 @@ def _events(landing: Path, since_ns: int) -> Iterator[Event]:
     if not landing.exists():
         return
     zone = LandingZone(landing)
-    for key in zone.keys():
+    for key in zone.keys():  # noqa: SIM118  (no mapping)
         if all(int(segment.name[:20]) < since_ns for segment in zone.batch(key).segments):
             continue
         try:
