@@ -162,9 +162,6 @@ class Metrics:
     def _of_telemetry(self) -> None:
         self.landed = self._counter("drl_landed_events", "Events made durable and acknowledged.")
         self.dead_letters = self._counter("drl_dead_letters", "Telemetry records refused.")
-        self.telemetry_refused = self._counter(
-            "drl_telemetry_refused_events", "Events answered with: send them again later."
-        )
         self.telemetry_buffered = self._gauge(
             "drl_telemetry_buffered_events", "Events that wait to become durable.", "livesum"
         )

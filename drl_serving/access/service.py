@@ -135,7 +135,7 @@ class Access:
             raise forbidden(scope)
 
     def poll(self) -> bool:
-        """Take a changed file of keys; called once a second, off the hot path. True: it was taken.
+        """Take a changed file of keys; once a second, from any thread. True where it was taken.
 
         Where the file is gone, no key is good any more; it does not make the service open.
         """
@@ -167,6 +167,8 @@ class Access:
                 "Wait for the seconds of Retry-After, then send good credentials.",
                 retry_after_s=wait,
             )
+        # taken before the keys: what is verified with keys that `poll` is replacing is not kept
+        remembered = self._verified
         found = self._keyring.verify(credential)
         if found is None and self._tokens is not None and not credential.startswith(b"drl_"):
             found = self._tokens.verify(credential)
@@ -175,9 +177,9 @@ class Access:
             self._refused("credentials", ANONYMOUS.id, client)
             raise _unauthorized("the credentials are not good", 'Bearer error="invalid_token"')
         principal, until = found
-        if len(self._verified) >= MAX_VERIFIED:
-            self._verified.pop(next(iter(self._verified)))
-        self._verified[digest] = (principal, _seconds(until))
+        if len(remembered) >= MAX_VERIFIED:
+            remembered.pop(next(iter(remembered)))
+        remembered[digest] = (principal, _seconds(until))
         return principal
 
 

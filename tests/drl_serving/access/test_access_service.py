@@ -22,7 +22,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from drl_core.settings import Access as AccessSettings
 from drl_core.settings import Serving, Settings, SettingsError
 from drl_serving.access.guards import requires
-from drl_serving.access.keys import KeyFile
+from drl_serving.access.keys import KeyFile, Keyring
 from drl_serving.access.principal import SCOPES
 from drl_serving.access.service import GUESSES_AT_ONCE, Access, Principal, require_credentials
 from drl_serving.access.tokens import MAX_BYTES
@@ -101,6 +101,22 @@ def test_with_all_keys_revoked_or_gone_the_door_stays_shut(house: House) -> None
     house.keys.path.unlink()
     assert house.access.poll()
     assert house.problem([]).status == 401
+
+
+@pytest.mark.property(44)
+def test_a_key_that_is_revoked_while_it_is_verified_is_not_remembered(house: House) -> None:
+    headers = house.key()
+
+    class Interrupted(Keyring):
+        def verify(self, credential: bytes) -> tuple[Principal, dt.datetime] | None:
+            found = super().verify(credential)
+            house.keys.revoke(house.keys.read()[0].id)
+            assert house.access.poll()
+            return found
+
+    house.access._keyring = Interrupted(house.keys.read())
+    assert house.access.authenticate(headers), "it was good when it was looked at"
+    assert house.problem(headers).status == 401
 
 
 def test_a_damaged_key_file_leaves_the_keys_as_they_were(house: House) -> None:
