@@ -30,7 +30,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
-import psutil
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import ModelProto, TensorProto, numpy_helper
@@ -248,9 +247,19 @@ class Workers:
             time.sleep(0.002)
         raise RuntimeError(f"the workers never wrote what was waited for; see {self.log}")
 
-    def memory(self) -> int:
-        """Bytes of the workers, pages that they share counted once (PSS)."""
-        return sum(psutil.Process(pid).memory_full_info().pss for pid in self.pids())
+    def memory(self) -> dict[str, float]:
+        """MB of the workers, pages that they share counted once (PSS): all, and what is their own.
+
+        The rest is mapped files: libraries, and the decisions that the workers share.
+        """
+        found = {"all": 0.0, "own": 0.0}
+        for pid in self.pids():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in ("Pss", "Pss_Anon"):
+                    kind = "all" if name == "Pss" else "own"
+                    found[kind] += int(value.split()[0]) * 1024 / 1e6
+        return found
 
 
 def _when(line: dict[str, Any]) -> float:
@@ -298,8 +307,8 @@ class Outcome:
     """From the call of publish to the last worker's swap."""
     pointer_ms: list[float] = field(default_factory=list)
     """From the pointer's rename to the last worker's swap."""
-    memory_before: int = 0
-    memory_after: int = 0
+    memory_before: dict[str, float] = field(default_factory=dict)
+    memory_after: dict[str, float] = field(default_factory=dict)
     loads: list[Load] = field(default_factory=list)
 
 
@@ -385,8 +394,11 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "versions_seen_by_a_client": max(load.versions for load in outcome.loads),
         "publish_to_every_worker_ms": spread(whole),
         "pointer_to_every_worker_ms": spread(pointer),
-        "memory_mb": round(outcome.memory_before / 1e6, 1),
-        "memory_growth_mb": round((outcome.memory_after - outcome.memory_before) / 1e6, 2),
+        "memory_mb": {kind: round(size, 1) for kind, size in outcome.memory_before.items()},
+        "memory_growth_mb": {
+            kind: round(outcome.memory_after[kind] - size, 2)
+            for kind, size in outcome.memory_before.items()
+        },
         "seconds": round(outcome.seconds, 1),
     }
 

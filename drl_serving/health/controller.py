@@ -38,6 +38,7 @@ class HealthController(Controller):
             status="ready" if manifest else "no-model",
             model_version=manifest.model_version if manifest else None,
             sequence=manifest.sequence if manifest else None,
+            model_key_trusted=not models.distrusted if manifest else None,
             mode=decisions.rules.mode,
             landing_writable=await asyncio.to_thread(telemetry.writable),
             episodes=len(decisions.episodes),

@@ -17,6 +17,8 @@ class Ready(Struct, frozen=True, kw_only=True):
     status: Literal["ready", "no-model"]
     model_version: str | None
     sequence: int | None
+    model_key_trusted: bool | None
+    """False where the model serves on though the key that signed it was distrusted since."""
     mode: Literal["observe", "enforce"]
     landing_writable: bool
     """Whether telemetry can be made durable now."""

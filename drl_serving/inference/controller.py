@@ -84,7 +84,11 @@ class InferenceController(Controller):
     tags = ("inference",)
     exception_handlers = {Exception: answer}  # noqa: RUF012 - the framework's way
 
-    @get(operation_id="v2_server", summary="Name, version and extensions of this server")
+    @get(
+        operation_id="v2_server",
+        summary="Name, version and extensions of this server",
+        guards=_DECIDE,
+    )
     async def server(self) -> dict[str, Any]:
         return server_metadata()
 

@@ -74,7 +74,9 @@ class ModelHolder:
         return self.current is not None and not self._trusts(self.current)
 
     def set_challenger(self, version: str | None) -> None:
-        """Name another challenger; the next poll loads it."""
+        """Name the challenger; the next poll loads another one."""
+        if version == self._wanted:
+            return
         self._wanted = version
         self._seen_challenger = None
         if version is None:
