@@ -34,6 +34,8 @@ from drl_serving.decisions.service import DecisionService
 from drl_serving.decisions.shadow import Shadow
 from drl_serving.front import Front, Headers
 from drl_serving.health.controller import HealthController
+from drl_serving.inference.controller import InferenceController
+from drl_serving.inference.service import Inference
 from drl_serving.logs import Logs
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder
@@ -76,6 +78,7 @@ class Service:
         refused = Refusals(self.metrics, self.audit)
         self.access = Access(settings, self.state.env, self.state.buckets, refused)
         self.models = ModelHolder(settings, self.metrics)
+        self.inference = Inference(settings, self.models, self.audit)
         self.episodes = EpisodeStore(self.state, serving.max_episodes, serving.episode_ttl_s)
         self.shadow = Shadow(self.metrics.compared, self.metrics.shadow_skipped.inc)
         self.decisions = DecisionService(
@@ -105,7 +108,7 @@ class Service:
         """Take what may change while running."""
         serving = settings.serving
         self.decisions.rules = self.shadow.rules = Rules.of(serving)
-        self.limits.max_batch = serving.max_batch
+        self.limits.max_batch = self.inference.max_rows = serving.max_batch
         self.models.set_challenger(serving.challenger)
         self.access.configure(settings.access)
         self.front.max_queue_s = serving.max_queue_ms / 1000
@@ -131,9 +134,16 @@ class Service:
         if self.live:
             watches.append(self.live.watch)
         tasks = [asyncio.create_task(_again_and_again(watch)) for watch in watches]
+        calls = None
+        if self.settings.serving.grpc_port is not None:
+            from drl_serving.rpc import server as rpc  # gRPC takes memory: only where it is wanted
+
+            calls = await rpc.start(self.settings, self.inference, self.access, self.metrics)
         try:
             yield
         finally:
+            if calls is not None:
+                await rpc.stop(calls)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -160,6 +170,7 @@ class Service:
             "limits": self.limits,
             "metrics": self.metrics,
             "models": self.models,
+            "inference": self.inference,
             "decisions": self.decisions,
             "journal": self.journal,
             "reader": self.reader,
@@ -174,6 +185,7 @@ class Service:
                 DecisionLogController,
                 TelemetryController,
                 ModelController,
+                InferenceController,
                 PatternController,
                 AuditController,
                 HealthController,
