@@ -23,6 +23,8 @@ MAX_WINDOWS = 2.0**31
 WINDOW_COLUMNS = (*SIGNALS, "window_s", "isolation_level")
 CARRY_COLUMNS = (*(f"sum_{name}" for name in SIGNALS), "windows", "seconds")
 
+_MARGIN = 1.0 + 1e-9
+"""Of rounding: each window adds at most 1 to a sum, and at most MAX_WINDOW_S seconds."""
 _SWITCHES = slice(9, SIGNAL_COUNT)  # the three booleans
 _WINDOW_LOW = np.array([0.0] * SIGNAL_COUNT + [MIN_WINDOW_S, 0.0])
 _WINDOW_HIGH = np.array([MAX_COUNT] * 9 + [1.0] * 3 + [MAX_WINDOW_S, MAX_ISOLATION_LEVEL])
@@ -43,6 +45,34 @@ def validate(windows: Array, carry: Array) -> None:
     _shape("carry", carry, CARRY_WIDTH)
     if len(windows) != len(carry):
         raise _refuse("carry", f"{len(carry)} rows for {len(windows)} windows; one each expected")
+    if not is_sound(windows, carry):
+        _name_the_wrong(windows, carry)
+        raise _refuse("windows", "a value is out of the contract")
+
+
+def is_sound(windows: Array, carry: Array) -> bool:
+    """Whether tables of the right shapes hold only values that `validate` accepts.
+
+    By columns, since that is what many rows can afford.
+    """
+    signals, past = windows[:, _SWITCHES], carry[:, SIGNAL_COUNT]
+    level, most = windows[:, -1], past[:, None] * _MARGIN
+    return bool(
+        not (np.fmin.reduce(windows, axis=0) < _WINDOW_LOW).any()
+        and not (np.fmax.reduce(windows, axis=0) > _WINDOW_HIGH).any()
+        and not np.isnan(windows[:, SIGNAL_COUNT:]).any()
+        and not ((signals != 0.0) & (signals != 1.0) & ~np.isnan(signals)).any()
+        and (level == np.floor(level)).all()
+        and carry.min() >= 0.0  # False where one is NaN
+        and carry.max() < np.inf
+        and past.max() <= MAX_WINDOWS
+        and (past == np.floor(past)).all()
+        and (carry[:, :SIGNAL_COUNT] <= most).all()
+        and (carry[:, -1] <= most[:, 0] * MAX_WINDOW_S).all()
+    )
+
+
+def _name_the_wrong(windows: Array, carry: Array) -> None:
     wrong = (windows < _WINDOW_LOW) | (windows > _WINDOW_HIGH)
     wrong[:, SIGNAL_COUNT:] |= np.isnan(windows[:, SIGNAL_COUNT:])
     whole = windows[:, _SWITCHES]
@@ -52,10 +82,10 @@ def validate(windows: Array, carry: Array) -> None:
     _report("windows", WINDOW_COLUMNS, windows, wrong)
     past = carry[:, SIGNAL_COUNT]
     wrong = ~((carry >= 0.0) & (carry < np.inf))
-    # each window adds a feature of at most 1 and at most MAX_WINDOW_S; the margin is of rounding
-    wrong[:, :SIGNAL_COUNT] |= carry[:, :SIGNAL_COUNT] > np.maximum(past, 0.0)[:, None] * (1 + 1e-9)
+    most = np.maximum(past, 0.0) * _MARGIN
+    wrong[:, :SIGNAL_COUNT] |= carry[:, :SIGNAL_COUNT] > most[:, None]
     wrong[:, SIGNAL_COUNT] |= (past != np.floor(past)) | (past > MAX_WINDOWS)
-    wrong[:, -1] |= carry[:, -1] > np.maximum(past, 0.0) * MAX_WINDOW_S * (1 + 1e-9)
+    wrong[:, -1] |= carry[:, -1] > most * MAX_WINDOW_S
     _report("carry", CARRY_COLUMNS, carry, wrong)
 
 

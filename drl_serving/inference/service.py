@@ -7,6 +7,7 @@ worker by a file under the state folder; the domain's own decisions never look t
 
 import asyncio
 import importlib.metadata
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,7 @@ def _score(model: ServedModel, windows: Array, carry: Array) -> Scores:
     validate(windows, carry)
     scores = model.run(windows, carry)
     tables = (scores.q_values, scores.features, scores.carry)
-    if not all(np.isfinite(table).all() for table in tables):
+    if not all(math.isfinite(table.sum(dtype=np.float64)) for table in tables):
         raise Problem(
             500,
             "model-not-finite",

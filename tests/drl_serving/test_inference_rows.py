@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drl_core.features import Array, start, step
-from drl_serving.inference.rows import validate
+from drl_serving.inference.rows import _name_the_wrong, is_sound, validate
 from drl_serving.problems import Problem
 
 
@@ -80,3 +80,21 @@ def test_another_shape_or_type_is_refused(windows: Array, carry: Array) -> None:
     with pytest.raises(Problem) as refused:
         validate(windows, carry)
     assert refused.value.status == 400
+
+
+ODD = st.sampled_from([0.0, 1.0, 0.5, -1.0, 3.0, 4.0, 1e39, -0.0, np.nan, np.inf, -np.inf, 2.0**32])
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), rows=st.integers(1, 4))
+def test_whatever_is_not_sound_is_named_and_nothing_else(data: st.DataObject, rows: int) -> None:
+    windows, carry = sound(rows)
+    for _ in range(data.draw(st.integers(0, 4))):
+        table = data.draw(st.sampled_from([windows, carry]))
+        table[data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, 13))] = data.draw(ODD)
+    try:
+        _name_the_wrong(windows, carry)
+    except Problem:
+        assert not is_sound(windows, carry)
+    else:
+        assert is_sound(windows, carry)
