@@ -162,11 +162,12 @@ def test_two_workers_count_every_request_once_and_survive_one_of_them(
     publisher: Any, start_service: Callable[..., Any]
 ) -> None:
     publisher.publish("v1")
-    with start_service(publisher.settings.home_path, DRL_SERVING__WORKERS="2") as service:
+    patient = {"DRL_SERVING__WORKERS": "2", "DRL_SERVING__MAX_QUEUE_MS": "30000"}
+    with start_service(publisher.settings.home_path, **patient) as service:
         base = str(service.client.base_url)
 
         def metric(name: str, **labels: str) -> float:
-            return total(httpx.get(f"{base}/metrics").text, name, **labels)
+            return total(httpx.get(f"{base}/metrics", timeout=60).text, name, **labels)
 
         def ask(episode: int) -> None:
             with httpx.Client(base_url=base, timeout=60) as client:
@@ -184,13 +185,15 @@ def test_two_workers_count_every_request_once_and_survive_one_of_them(
         assert metric("drl_decisions_total") == 100
         assert metric("drl_feature_observations_total") == 100
         assert metric("drl_decision_queue_seconds_count") == 100
-        workers = samples(httpx.get(f"{base}/metrics").text, "drl_worker_cpu_seconds")
+        workers = samples(httpx.get(f"{base}/metrics", timeout=60).text, "drl_worker_cpu_seconds")
         killed = int(workers[0][0]["pid"])
         os.kill(killed, signal.SIGKILL)
 
         def replaced() -> bool:
             try:
-                found = samples(httpx.get(f"{base}/metrics").text, "drl_worker_cpu_seconds")
+                found = samples(
+                    httpx.get(f"{base}/metrics", timeout=60).text, "drl_worker_cpu_seconds"
+                )
             except httpx.TransportError:
                 return False  # the connection was the killed worker's
             pids = {int(labels["pid"]) for labels, _ in found}
