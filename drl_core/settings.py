@@ -121,7 +121,7 @@ class Serving(_Section, frozen=True):
     """*"""
     max_batch: PositiveInt = 10_000
     """* Records in one request."""
-    max_queue_ms: PositiveInt = 25
+    max_queue_ms: PositiveInt = 50
     """* Longest wait of a request before it is answered 503 with Retry-After."""
     request_timeout_s: PositiveInt = 30
     """* Longest time that a caller may take to send a request, and the service to answer it."""
