@@ -101,6 +101,7 @@ class Service:
         traced = settings.observability.otlp_endpoint is not None
         self.spans = SpanExporter(settings.observability) if traced else None
         self.front = Front(self._litestar(), self.access, self.metrics, self.spans, decide, headers)
+        self.metrics.watch_gauge(self.metrics.in_flight, lambda: self.front.in_flight)
         self.live = watcher and LiveSettings(watcher, [self.configure])
         self.configure(settings)
 

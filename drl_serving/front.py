@@ -85,6 +85,11 @@ class Front:
         else:
             await self.app(scope, receive, send)
 
+    @property
+    def in_flight(self) -> int:
+        """Requests at work, streams aside."""
+        return len(self._running)
+
     async def watch(self) -> None:
         """Look for requests that take too long, once a second until cancelled."""
         while True:

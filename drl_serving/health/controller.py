@@ -49,4 +49,4 @@ class HealthController(Controller):
     @get("/metrics", operation_id="get_metrics", summary="Metrics in Prometheus' text format")
     async def metrics(self, metrics: NamedDependency[Metrics]) -> Response[bytes]:
         headers = {"Content-Type": CONTENT_TYPE_LATEST}
-        return Response(metrics.exposition(), headers=headers)
+        return Response(await asyncio.to_thread(metrics.exposition), headers=headers)
