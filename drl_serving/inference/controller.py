@@ -38,7 +38,7 @@ def _errors(*statuses: int) -> dict[int, ResponseSpec]:
         status: ResponseSpec(
             InferenceError, description="Refused; says why.", media_type=problems.PROBLEM_JSON
         )
-        for status in statuses
+        for status in (401, 403, 429, *statuses)
     }
 
 
@@ -235,9 +235,9 @@ class InferenceController(Controller):
 
 
 def _id(name: str, path: Any) -> str:
-    joined = "".join(str(part) for part in path)
-    suffix = "_version" if "versions" in joined else "" if "{" in joined else "_all"
-    return name + suffix
+    """An operation's id; the paths of one handler differ by their parameters."""
+    parameters = {part.name for part in path if not isinstance(part, str)}
+    return name + ("_version" if "version" in parameters else "" if parameters else "_all")
 
 
 def _readiness(ready: bool) -> Response[dict[str, bool]]:

@@ -39,7 +39,7 @@ def address(released: Any, start_service: Any) -> Iterator[str]:
     with start_service(released.settings.home_path, DRL_SERVING__GRPC_PORT=port) as service:
         service.wait_until(lambda: service.version() == "v1")
         released.publish("v2", 2.0)
-        service.wait_until(lambda: {service.version() for _ in range(8)} == {"v2"})
+        service.wait_until(lambda: "drl_model_sequence 2.0" in service.client.get("/metrics").text)
         yield f"127.0.0.1:{port}"
 
 
@@ -166,7 +166,7 @@ def test_typed_contents_deadlines_and_the_standard_health_service(address: str) 
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         assert len(stub.ModelInfer(request, timeout=60).raw_output_contents[0]) == 5 * 4
         with pytest.raises(grpc.RpcError) as late:
-            stub.ModelInfer(request, timeout=0.000001)
+            stub.ModelInfer(request, timeout=-1.0)  # the deadline has passed
         assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         with pytest.raises(grpc.RpcError) as unknown:
             stub.SystemSharedMemoryStatus(service_pb2.SystemSharedMemoryStatusRequest())

@@ -31,7 +31,7 @@ def service(released: Any, start_service: Any) -> Iterator[Any]:
     with start_service(released.settings.home_path) as service:
         service.wait_until(lambda: service.version() == "v1")
         released.publish("v2", 2.0)
-        service.wait_until(lambda: {service.version() for _ in range(8)} == {"v2"})
+        service.wait_until(lambda: "drl_model_sequence 2.0" in service.client.get("/metrics").text)
         yield service
 
 
