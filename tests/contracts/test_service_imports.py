@@ -1,9 +1,13 @@
 """The service stays small: what importing it loads, and what a running one with a model takes."""
 
+import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -23,58 +27,67 @@ fields = {name: 0 for name in Manifest.__struct_fields__} | dict(
     input_dim=30, output_dim=5, hidden_layers=[256, 256], sequence=1, sha256="0" * 64, blob="",
     features_version=1, opset=OPSET, preset="default", hyperparameters={},
     checkpoint_sha256="0" * 64, parent_version=None, dagster_run_id=None, batch_partitions=[],
-    git_commit=None, evaluation={}, golden=golden(network), rollback_of=None,
+    git_commit=None, evaluation={}, golden=golden(network), rollback_of=None, staged=False,
 )
 manifest = msgspec.convert(msgspec.to_builtins(fields), Manifest)
 ModelStore(home / "models").publish(export(network), manifest, signing_key(home / "keys"))
 """
 
-SERVE = """
-import asyncio, sys
+LOADED = """
+import sys
 import drl_serving.app, drl_serving.__main__
-loaded = sorted(set(sys.argv[2].split(",")) & {name.partition(".")[0] for name in sys.modules})
-print(",".join(loaded), flush=True)
-import socket
-import drl_core.settings
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-print(port, flush=True)
-settings = drl_core.settings.Settings(
-    home=sys.argv[1], serving=drl_core.settings.Serving(port=port)
-)
-drl_serving.__main__.run(settings)
+names = {name.partition(".")[0] for name in sys.modules}
+print(",".join(sorted(names & set(sys.argv[1].split(",")))))
 """
 
 
-@pytest.mark.integration
-def test_the_service_loads_no_training_library_and_stays_below_150_mb(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", RELEASE, str(tmp_path)], check=True, capture_output=True)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(tmp_path), ",".join(FORBIDDEN)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == ""
-        port = int(process.stdout.readline())
-        while "Uvicorn running" not in process.stdout.readline():
-            assert process.poll() is None
-        import httpx
+def test_the_service_loads_no_training_library() -> None:
+    command = [sys.executable, "-c", LOADED, ",".join(FORBIDDEN)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == ""
 
-        base = f"http://127.0.0.1:{port}"
+
+def proportional(process: psutil.Process) -> int:
+    """Memory that is a process's own, and its part of what it shares (PSS), bytes."""
+    return int(process.memory_full_info().pss)
+
+
+@pytest.mark.integration
+def test_two_workers_with_a_model_stay_below_their_memory(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", RELEASE, str(tmp_path)], check=True, capture_output=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environ = {
+        "DRL_HOME": str(tmp_path),
+        "DRL_SERVING__PORT": str(port),
+        "DRL_SERVING__WORKERS": "2",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "drl_serving"], env=os.environ | environ)
+    base = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 60
+        while not answers(f"{base}/health/ready"):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
         for episode in range(50):
             events = [{"episode_id": episode, "step": n, "cpu_usage": n} for n in range(100)]
-            answer = httpx.post(f"{base}/v1/decisions", json=events)
-            assert answer.status_code == 200
-        assert httpx.get(f"{base}/v1/patterns").status_code == 503
-        assert httpx.get(f"{base}/schema/openapi.json").status_code == 200
-        resident = psutil.Process(process.pid).memory_info().rss
-        print(f"resident: {resident / 1e6:.0f} MB")
-        assert resident < MEMORY_LIMIT
+            assert httpx.post(f"{base}/v1/decisions", json=events).status_code == 200
+        for _ in range(4):
+            assert httpx.get(f"{base}/schema/openapi.json").status_code == 200
+        children = psutil.Process(process.pid).children()
+        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        assert len(workers) == 2
+        used = [proportional(worker) for worker in workers]
+        print(f"proportional set size: {', '.join(f'{size / 1e6:.0f} MB' for size in used)}")
+        assert max(used) < MEMORY_LIMIT
     finally:
         process.terminate()
         process.wait(30)
-        if process.stdout is not None:
-            process.stdout.close()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
