@@ -390,6 +390,7 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "requests": requests,
         "requests_per_s": round(requests / max(load.seconds for load in outcome.loads)),
         "failed_requests": sum(len(load.failed) for load in outcome.loads),
+        "failures": dict(Counter(text[:100] for load in outcome.loads for text in load.failed)),
         "answers_of_another_version": sum(len(load.mismatched) for load in outcome.loads),
         "versions_seen_by_a_client": max(load.versions for load in outcome.loads),
         "publish_to_every_worker_ms": spread(whole),
