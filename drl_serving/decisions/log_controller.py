@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from litestar import Controller, Request, get
 from litestar.di import NamedDependency
-from litestar.params import Parameter
+from litestar.params import FromPath, Parameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from drl_core.decision_log import MAX_LIMIT
@@ -126,7 +126,7 @@ class DecisionLogController(Controller):
         responses=openapi.problems(401, 403, 404, 503),
     )
     async def find(
-        self, decision_id: UUID, reader: NamedDependency[DecisionReader]
+        self, decision_id: FromPath[UUID], reader: NamedDependency[DecisionReader]
     ) -> JournalEntry:
         return await reader.find(decision_id)
 
@@ -140,7 +140,9 @@ class DecisionLogController(Controller):
         ),
         responses=openapi.problems(401, 403, 404, 503),
     )
-    async def lineage(self, decision_id: UUID, reader: NamedDependency[DecisionReader]) -> Lineage:
+    async def lineage(
+        self, decision_id: FromPath[UUID], reader: NamedDependency[DecisionReader]
+    ) -> Lineage:
         return await reader.lineage(decision_id)
 
 

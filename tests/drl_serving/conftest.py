@@ -45,7 +45,7 @@ class Publisher:
         self.graph, self.golden = base
 
     def model(self, offset: float = 0.0) -> bytes:
-        """The graph with an offset on all Q-values."""
+        """The graph with an offset on all Q-values, or one for each."""
         model = onnx.load_from_string(self.graph)
         last = next(node for node in model.graph.node if "q_values" in node.output)
         bias = np.full(5, offset, dtype=np.float32)
