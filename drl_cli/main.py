@@ -70,7 +70,7 @@ def serve() -> None:
     from drl_core import settings
     from drl_serving.__main__ import run
 
-    run(settings.load())
+    raise SystemExit(run(settings.load()))
 
 
 telemetry.register(app)

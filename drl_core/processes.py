@@ -1,7 +1,6 @@
 """Children that end with their parent, even where it was killed: the kernel tells them."""
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import sys
@@ -26,11 +25,8 @@ def die_with_parent(signum: int = signal.SIGTERM) -> Callable[[], None]:
     return ask_kernel
 
 
-def end_with_parent(signum: int = signal.SIGTERM) -> None:
-    """The same, called in a child that `multiprocessing` has started."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
+def end_with_parent(parent: int, signum: int = signal.SIGTERM) -> None:
+    """The same, called in a child that was forked from `parent`."""
     _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
-    if not parent.is_alive():
+    if os.getppid() != parent:
         sys.exit(1)

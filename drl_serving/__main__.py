@@ -3,40 +3,50 @@
 A supervising process binds the port and keeps `serving.workers` workers alive on it.
 """
 
-import subprocess
 import sys
-import threading
+from functools import partial
+from typing import Any
 
 import uvicorn
 
-from drl_core.processes import end_with_parent
-from drl_core.settings import Settings, Watcher, load
-from drl_serving import logs, metrics
+from drl_core.settings import Settings, SettingsError, Watcher, load
+from drl_serving import logs, metrics, workers
 from drl_serving.access.service import require_credentials
 from drl_serving.access.tls import uvicorn_options
+from drl_serving.app import create_app
 
 
-def run(settings: Settings) -> None:
-    """Serve on `settings.serving.host` and `port`.
+def run(settings: Settings) -> int:
+    """Serve on `settings.serving.host` and `port`; gives the exit status.
 
     The workers read the configuration by themselves, so `settings` must be what `load` gives.
 
     Raises:
-        SettingsError: the settings would serve without credentials beyond this machine.
+        SettingsError: the settings would serve without credentials beyond this machine, or the
+            port is taken.
     """
     serving = settings.serving
     require_credentials(settings)
     tls = uvicorn_options(settings)
     metrics.prepare(settings)
-    logs.configure(settings.observability, settings.home_path)
+    try:
+        listening = workers.listen(serving.host, serving.port)
+    except OSError as error:
+        where = f"{serving.host}, port {serving.port}"
+        raise SettingsError(
+            f"serving.port: {where} cannot be used ({error.strerror}): set DRL_SERVING__PORT"
+        ) from None
     restoring = [sys.executable, "-m", "drl_serving.decisions.restore"]
-    threading.Thread(target=subprocess.run, args=(restoring,), daemon=True).start()
-    uvicorn.run(
-        "drl_serving.__main__:worker",
-        factory=True,
-        host=serving.host,
-        port=serving.port,
-        workers=serving.workers,
+    work = partial(_work, [listening], tls)
+    return workers.Supervisor(work, serving.workers, restoring).run()
+
+
+def _work(sockets: list[Any], tls: dict[str, Any]) -> None:
+    """One worker."""
+    settings = load()
+    written = logs.configure(settings.observability, settings.home_path)
+    config = uvicorn.Config(
+        create_app(settings, Watcher(), written),
         loop="uvloop",
         http="httptools",
         access_log=False,
@@ -47,17 +57,9 @@ def run(settings: Settings) -> None:
         timeout_graceful_shutdown=5,
         **tls,
     )
-
-
-def worker() -> object:
-    """One worker's application."""
-    from drl_serving.app import create_app
-
-    end_with_parent()
-    settings = load()
-    written = logs.configure(settings.observability, settings.home_path)
-    return create_app(settings, Watcher(), written)
+    uvicorn.Server(config).run(sockets=sockets)
+    written.close()
 
 
 if __name__ == "__main__":
-    run(load())
+    sys.exit(run(load()))

@@ -65,6 +65,7 @@ def prepare(settings: Settings) -> None:
     folder = root / str(os.getpid())
     folder.mkdir()
     os.environ[FOLDER_VARIABLE] = str(folder)
+    values.ValueClass = values.get_value_class()  # it was chosen when the library was imported
 
 
 class Metrics:
@@ -253,14 +254,20 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format; takes milliseconds with several workers."""
+        return generate_latest(self._present())
+
+    def collect(self) -> list[Metric]:
+        """All metrics, of all workers; as long as `exposition`."""
+        return list(self._present().collect())
+
+    def _present(self) -> "_Present":
         self.flush()
         self._sample()
         if not self._shared:
-            return generate_latest(_Present(self.registry))
+            return _Present(self.registry)
         folder = Path(os.environ[FOLDER_VARIABLE])
         _forget_the_dead(folder)
-        workers = multiprocess.MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
-        return generate_latest(_Present(workers))
+        return _Present(multiprocess.MultiProcessCollector(None, str(folder)))  # type: ignore[no-untyped-call]
 
     def _sum_up(self, windows: Array) -> None:
         missing = np.isnan(windows[:, :SIGNAL_COUNT]).sum(axis=0)
