@@ -62,7 +62,7 @@ def train(
     """Learn a policy from files; write a signed bundle that `drl evaluate` and a service load."""
     from drl_assets.learning import release, training, validation
     from drl_assets.provenance import git_commit
-    from drl_core import bundle, settings
+    from drl_core import keys, settings
 
     configured = settings.load()
     learning = msgspec.structs.replace(configured.learning, preset=preset, seed=seed)
@@ -76,8 +76,8 @@ def train(
         checkpoint = training.train(
             frame.filter(~frame["held_out"]), learning, costs=configured.costs, progress=update
         )
-    key = bundle.signing_key(configured.keys_path)
-    bundle.trust(out_folder / "keys", key.public_key())
+    key = keys.signing_key(configured.keys_path)
+    keys.trust(out_folder / "keys", key.public_key())
     manifest = release.publish(checkpoint, out_folder, key, evaluation={}, commit=git_commit())
     summary = {
         "bundle": str(out_folder),

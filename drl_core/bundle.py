@@ -29,7 +29,6 @@ from drl_core.features import CARRY_WIDTH, FEATURE_COUNT, FEATURES_VERSION, WIND
 from drl_core.keys import TrustedKeys as TrustedKeys
 from drl_core.keys import key_id as key_id
 from drl_core.keys import signing_key as signing_key
-from drl_core.keys import trust as trust
 from drl_core.keys import trusted_keys as trusted_keys
 from drl_core.landing import write_atomically
 
@@ -173,8 +172,7 @@ class ModelStore:
             trusted: public keys by key id.
             pinned: model versions, such as the challenger.
 
-        Returns:
-            What was removed.
+        Returns: what was removed.
         """
         with self._locked():
             known = {path: self._told(path, trusted) for path in self.releases()}

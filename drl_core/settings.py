@@ -110,6 +110,8 @@ class Serving(_Section, frozen=True):
     """* Share of episodes for which the challenger's decision is the answer."""
     decision_log_share: Share = 1.0
     """* Share of episodes whose decisions are kept for lineage."""
+    decision_log_days: PositiveInt = 90
+    """* How long they are kept."""
     reload_interval_s: Annotated[float, Meta(ge=0.01, le=60)] = 0.05
     keep_models: Annotated[int, Meta(ge=1, le=16)] = 3
     """Releases that stay loaded, the served one included."""

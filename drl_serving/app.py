@@ -7,6 +7,8 @@ neither the database nor the landing zone.
 
 import asyncio
 import contextlib
+import datetime as dt
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 
 import structlog
@@ -14,6 +16,8 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
+from drl_core import decision_log
+from drl_core.database import DatabaseUnavailable
 from drl_core.settings import Settings, Watcher
 from drl_serving import openapi
 from drl_serving.access.headers import json_headers, page_headers
@@ -49,7 +53,15 @@ from drl_serving.storage import Storage
 from drl_serving.telemetry.controller import TelemetryController
 from drl_serving.telemetry.service import TelemetryService
 from drl_serving.waiting import OutboxTold
+from drl_serving.web.console import Console
+from drl_serving.web.controller import ConsoleController
+from drl_serving.web.decisions import DecisionPages
+from drl_serving.web.health import Overview
+from drl_serving.web.models import ModelPages
+from drl_serving.web.patterns import PatternPages
+from drl_serving.web.sessions import Sessions
 
+PRUNE_S = 3600.0
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -98,11 +110,21 @@ class Service:
         decide = LeanDecision(self.access, self.models, self.decisions)
         tls = serving.tls_certificate is not None
         headers = Headers(json_headers(tls), page_headers(tls))
+        sessions = Sessions(self.access, settings.keys_path, secure=tls)
+        self.console = Console(sessions, self.access)
         traced = settings.observability.otlp_endpoint is not None
         self.spans = SpanExporter(settings.observability) if traced else None
-        self.front = Front(self._litestar(), self.access, self.metrics, self.spans, decide, headers)
+        self.front = Front(
+            self._litestar(),
+            self.access,
+            self.metrics,
+            self.spans,
+            decide,
+            headers,
+            sessions.principal,
+        )
         self.metrics.watch_gauge(self.metrics.in_flight, lambda: self.front.in_flight)
-        self.live = watcher and LiveSettings(watcher, [self.configure])
+        self.live = watcher and LiveSettings(watcher, [self.configure, self._note_change])
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
@@ -112,12 +134,16 @@ class Service:
         self.limits.max_batch = self.inference.max_rows = serving.max_batch
         self.models.set_challenger(serving.challenger)
         self.access.configure(settings.access)
+        self._kept_days = serving.decision_log_days
         self.front.max_queue_s = serving.max_queue_ms / 1000
         self.front.timeout_s = serving.request_timeout_s
         self.front.max_body = serving.max_body_bytes
         self.front.trace_share = settings.observability.trace_share
         if self._logs is not None:
             self._logs.set_level(settings.observability.log_level)
+
+    def _note_change(self, _: Settings) -> None:
+        self.audit.record("configuration.reloaded", actor="service", target=f"pid {os.getpid()}")
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
@@ -131,6 +157,7 @@ class Service:
             self.journal.watch,
             self.front.watch,
             self._look_after,
+            self._prune,
         ]
         if self.live:
             watches.append(self.live.watch)
@@ -165,6 +192,17 @@ class Service:
             await asyncio.to_thread(self.access.poll)
             await asyncio.to_thread(told.tell)
 
+    async def _prune(self) -> None:
+        """Now and then, in the worker that drains: decisions that were kept long enough."""
+        while True:
+            await asyncio.sleep(PRUNE_S)
+            drainer, url = self.storage.drainer, self.settings.database_url
+            if url and drainer is not None and drainer.leading:
+                days = dt.timedelta(days=self._kept_days)
+                before = dt.datetime.now(dt.UTC) - days
+                with contextlib.suppress(DatabaseUnavailable):  # the next round will do
+                    await asyncio.to_thread(decision_log.prune, url, before)
+
     def _litestar(self) -> Litestar:
         parts = {
             "settings": self.settings,
@@ -179,6 +217,16 @@ class Service:
             "telemetry": self.telemetry,
             "patterns": self.patterns,
             "audit": self.audit,
+            "console": self.console,
+            "overview": Overview(
+                self.settings,
+                self.models,
+                self.decisions,
+                self.journal,
+                self.telemetry,
+                self.storage,
+                self.metrics,
+            ),
         }
         return Litestar(
             route_handlers=[
@@ -190,9 +238,13 @@ class Service:
                 PatternController,
                 AuditController,
                 HealthController,
+                ConsoleController,
+                DecisionPages,
+                ModelPages,
+                PatternPages,
             ],
             dependencies={name: _provide(part) for name, part in parts.items()},
-            state=State({"access": self.access}),
+            state=State({"access": self.access, "audit": self.audit}),
             exception_handlers={Exception: answer},
             before_send=[self.metrics.before_send],
             lifespan=[self.lifespan],

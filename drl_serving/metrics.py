@@ -65,7 +65,7 @@ def prepare(settings: Settings) -> None:
     folder = root / str(os.getpid())
     folder.mkdir()
     os.environ[FOLDER_VARIABLE] = str(folder)
-    values.ValueClass = values.get_value_class()  # it was chosen when the library was imported
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # not that of import
 
 
 class Metrics:

@@ -15,6 +15,7 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 from drl_core.decision_log import MAX_LIMIT
 from drl_serving import openapi
 from drl_serving.access.guards import requires
+from drl_serving.audit.noting import Noted
 from drl_serving.decisions.journal import Journal
 from drl_serving.decisions.lineage import DecisionReader
 from drl_serving.decisions.schemas import DecisionPage, JournalEntry, Lineage
@@ -73,6 +74,7 @@ class DecisionLogController(Controller):
     path = "/v1/decisions"
     tags = ("decisions",)
     guards = (requires("review"),)
+    before_request = Noted("decision.read")
 
     @get(
         "/log",

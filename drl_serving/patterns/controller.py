@@ -13,6 +13,7 @@ from drl_core.pattern_search import Filter
 from drl_core.patterns import MAX_LIMIT
 from drl_serving import bodies, openapi
 from drl_serving.access.guards import requires
+from drl_serving.audit.noting import Noted
 from drl_serving.patterns.operations import NearestOperation, NewPatternsOperation
 from drl_serving.patterns.schemas import (
     MAX_CURSOR,
@@ -34,9 +35,11 @@ class PatternController(Controller):
     path = "/v1/patterns"
     tags = ("patterns",)
     guards = (requires("patterns"),)
+    before_request = Noted("patterns.read")
 
     @post(
         operation_id="store_patterns",
+        before_request=Noted("patterns.written"),
         summary="Keep one pattern or a list of patterns",
         description=(
             "202 means that they are on disk; they are found once the database has them, which "

@@ -1,0 +1,31 @@
+"""Routes whose every use is noted in the audit log: `before_request = Noted("patterns.read")`."""
+
+from typing import Any
+
+from litestar import Request
+
+from drl_serving.audit.log import Audit
+
+
+class Noted:
+    """A hook that notes who asks for what, once the guards have let them pass.
+
+    `app.state.audit` is told; the target is the path with its query.
+
+    Args:
+        action: as in `AuditRecord`.
+    """
+
+    def __init__(self, action: str) -> None:
+        self._action = action
+
+    async def __call__(self, request: Request[Any, Any, Any]) -> None:
+        """Note one request."""
+        audit: Audit = request.app.state.audit
+        query = f"?{request.url.query}" if request.url.query else ""
+        audit.record(
+            self._action,
+            actor=request.scope["state"]["principal"].id,
+            target=f"{request.url.path}{query}"[:500],
+            client=request.client.host if request.client else None,
+        )
