@@ -8,7 +8,7 @@ is unusual about that one, goes on to the application. Both ways give the same b
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from litestar.enums import ScopeType
@@ -27,6 +27,7 @@ OPEN = ("/health/", "/metrics", "/v2/health/", "/schema", "/console/login", "/co
 _SELF_TIMED = ("/v1/telemetry", "/v1/decisions/live")
 """Streams: they bound the time of each part by themselves."""
 _DECISIONS = "/v1/decisions"
+_CONSOLE = "/console"
 _JSON = (b"content-type", b"application/json")
 
 Pairs = tuple[tuple[bytes, bytes], ...]
@@ -42,6 +43,8 @@ class Headers(NamedTuple):
 
 Decide = Callable[[bytes, Principal, Trace], bytes]
 """One event's JSON -> the decision's JSON; raises what `as_problem` knows."""
+Visitor = Callable[[Iterable[tuple[bytes, bytes]]], Principal]
+"""A request's headers -> who looks at the console; raises a `Problem` that leads to the sign-in."""
 
 
 class Front:
@@ -54,6 +57,7 @@ class Front:
         spans: exports the traces that are sampled; None exports none.
         decide: answers one event; None leaves every request to the application.
         headers: of every answer.
+        visitor: says who asks for a page of the console; None: as for everything else.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Front:
         spans: SpanExporter | None,
         decide: Decide | None,
         headers: Headers,
+        visitor: Visitor | None = None,
     ) -> None:
         self.app = app
         self._access = access
@@ -71,6 +76,7 @@ class Front:
         self._spans = spans
         self._decide = decide
         self._headers = headers
+        self._visitor = visitor
         self.max_queue_s = 0.025
         self.timeout_s = 30.0
         self.max_body = 0
@@ -153,8 +159,11 @@ class Front:
         if waited > self.max_queue_s:
             self._metrics.shed.inc()
             raise _overloaded()
-        client = scope["client"]
-        principal = self._access.authenticate(scope["headers"], client[0] if client else None)
+        if self._visitor is not None and scope["path"].startswith(_CONSOLE):
+            principal = self._visitor(scope["headers"])  # by its cookie, which opens nothing else
+        else:
+            client = scope["client"]
+            principal = self._access.authenticate(scope["headers"], client[0] if client else None)
         self._access.admit(principal)
         scope["state"]["principal"] = principal
 
@@ -190,6 +199,8 @@ class Front:
         await answer.send(200, [_JSON], decided)
 
     async def _answer_problem(self, scope: HTTPScope, answer: "_Answer", problem: Problem) -> None:
+        if scope["path"].startswith("/v2"):  # where clients read the protocol's own member
+            problem.extra["error"] = problem.detail
         self._metrics.answered(scope["method"], _label(scope["path"]), problem.status)
         await answer.send(problem.status, problem.raw_headers(), problem.body())
 

@@ -1,4 +1,4 @@
-"""The API's description at /schema: title, Scalar UI, bodies of events, problems."""
+"""The API's description at /schema: title, page, bodies of events, problems."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from litestar.openapi import ResponseSpec
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, ScalarRenderPlugin
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import (
     Example,
     OpenAPIMediaType,
@@ -20,6 +20,7 @@ from drl_core.features import CARRY_WIDTH
 from drl_core.telemetry import Event
 from drl_serving.bodies import JSON, JSON_LINES, OCTETS
 from drl_serving.problems import PROBLEM_JSON
+from drl_serving.web.api_page import ApiPage
 
 EXAMPLE_EVENT: dict[str, Any] = {
     "sandbox_id": "sandbox-1",
@@ -163,12 +164,12 @@ class RowsOperation(Operation):
 
 
 def config() -> OpenAPIConfig:
-    """The description served at /schema, with its UI."""
+    """The description served at /schema, with its page."""
     return OpenAPIConfig(
         title="Sandbox policy",
         version="1",
         description="Decides what to do about an artefact that runs in a sandbox.",
         use_handler_docstrings=True,
         path="/schema",
-        render_plugins=[ScalarRenderPlugin(path="/"), JsonRenderPlugin()],
+        render_plugins=[ApiPage(), JsonRenderPlugin()],
     )

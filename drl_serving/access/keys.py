@@ -172,9 +172,22 @@ class Keyring:
         if found is None or key is None:
             return None
         until = key.accepts(_digest(found[2]), _now())
-        if until is None:
-            return None
-        return Principal(f"key:{key.id}", "key", frozenset(key.scopes)), until
+        return None if until is None else (_principal(key), until)
+
+    def holder(self, key_id: str, digest: str) -> Principal | None:
+        """Whose key it is that has this id and a secret with this SHA-256, while it is good."""
+        key = self._keys.get(key_id.encode())
+        return None if key is None or key.accepts(digest, _now()) is None else _principal(key)
+
+
+def fingerprint(credential: bytes) -> tuple[str, str] | None:
+    """The id of a key's text and the SHA-256 of its secret, None for what has no key's form."""
+    found = _FORM.fullmatch(credential)
+    return (found[1].decode(), _digest(found[2])) if found else None
+
+
+def _principal(key: ApiKey) -> Principal:
+    return Principal(f"key:{key.id}", "key", frozenset(key.scopes))
 
 
 def _known(keys: dict[str, ApiKey], key_id: str) -> ApiKey:

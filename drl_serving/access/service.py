@@ -105,6 +105,13 @@ class Access:
         self._verified.pop(digest, None)
         return self._verify(credential, digest, client)
 
+    def key_holder(self, key_id: str, digest: str) -> Principal | None:
+        """Whose API key it is, by its id and the SHA-256 of its secret, while the key is good.
+
+        For sessions that began with the key: what they keep of it opens nothing else.
+        """
+        return self._keyring.holder(key_id, digest)
+
     def admit(self, principal: Principal) -> None:
         """Count a request against its caller's rate limit, over all workers.
 

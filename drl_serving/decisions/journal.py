@@ -16,6 +16,7 @@ import structlog
 from filelock import FileLock, Timeout
 
 from drl_core import decision_log
+from drl_core.actions import Action
 from drl_core.decision_log import DecisionRecord
 from drl_core.outbox import Outbox, OutboxError
 from drl_serving.decisions.schemas import JournalEntry
@@ -122,6 +123,37 @@ class Journal:
     def newest_first(self, limit: int) -> Iterator[tuple[int, JournalEntry]]:
         """The last entries."""
         return reversed(self.after(max(0, self.last() - limit), limit))
+
+    def newest_of(
+        self, limit: int, sandbox_id: str | None = None, action: Action | None = None
+    ) -> list[JournalEntry]:
+        """The last decisions of a sandbox, of an action, or of both; the newest first.
+
+        Args:
+            limit: of what is given; at most the last LIVE entries are looked at.
+            sandbox_id: all where it is None.
+            action: all where it is None.
+        """
+        # found in the bytes first, since decoding is what costs
+        needed = [
+            text.encode() for text in (sandbox_id, None if action is None else action.label) if text
+        ]
+        found: list[JournalEntry] = []
+        with self._state.env.begin(db=self._state.journal) as reading:
+            cursor = reading.cursor()
+            if not cursor.last():
+                return found
+            for value in islice(cursor.iterprev(keys=False), LIVE):
+                if not all(part in value for part in needed):
+                    continue
+                entry = _unpack(value)
+                if (sandbox_id is None or entry.decision.sandbox_id == sandbox_id) and (
+                    action is None or entry.decision.action == action
+                ):
+                    found.append(entry)
+                if len(found) == limit:
+                    break
+        return found
 
 
 def _record(entry: JournalEntry) -> DecisionRecord:
