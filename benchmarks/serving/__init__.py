@@ -1,0 +1,1 @@
+"""Our service beside MLServer, BentoML, LitServe, FastAPI and bare ASGI, in one interleaved run."""
