@@ -141,7 +141,7 @@ async def measure(home: Path, outage_s: float, calm_s: float) -> Outcome:
         calm_s: before it, and after the drain.
     """
     outcome = Outcome()
-    # a request that waits is to be measured, not shed: a shed step would be missing from its episode
+    # measured, not shed: a step that was shed would be missing from its episode
     made = Deployment(home, DRL_SERVING__MAX_QUEUE_MS="1000")
     deployment = await asyncio.to_thread(made.__enter__)
     try:
