@@ -14,6 +14,7 @@ from drl_serving.problems import Problem
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
+PROTOBUF = "application/x-protobuf"
 JSON_LINES = ("application/x-ndjson", "application/jsonl")
 
 T = TypeVar("T")

@@ -25,12 +25,13 @@ class TelemetryController(Controller):
 
     @post(
         operation_id="ingest_telemetry",
-        summary="Land one event, a list of events, or JSON lines",
+        summary="Land one event, a list of events, JSON lines, or protocol buffers",
         description=(
             "202 means that the accepted events are on disk. Refused records do not stop the rest; "
             "they are kept as dead letters with their reasons. Sending an event again is harmless. "
             "JSON lines may be sent as a stream of any length (chunked): each part is on disk "
-            "before the next one is read, and the answer counts them all."
+            "before the next one is read, and the answer counts them all. `application/x-protobuf` "
+            "takes a `drl.telemetry.Events` of drl_core/protos/telemetry.proto."
         ),
         status_code=202,
         operation_class=openapi.TelemetryOperation,
@@ -44,14 +45,14 @@ class TelemetryController(Controller):
         telemetry: NamedDependency[TelemetryService],
         metrics: NamedDependency[Metrics],
     ) -> Accepted:
-        kind = bodies.content_type(request, bodies.JSON, *bodies.JSON_LINES)
+        kind = bodies.content_type(request, bodies.JSON, *bodies.JSON_LINES, bodies.PROTOBUF)
         is_lines, pause_s = kind in bodies.JSON_LINES, float(settings.serving.request_timeout_s)
         if is_lines and "content-length" not in request.headers:
             result = await telemetry.stream(request.stream(), pause_s)
         else:
             async with asyncio.timeout(pause_s):
                 body = await bodies.read(request, settings.serving.max_body_bytes)
-                result = await telemetry.ingest(body, is_lines)
+                result = await telemetry.ingest(body, kind)
         metrics.landed.inc(result.accepted)
         metrics.dead_letters.inc(result.refused)
         if result.accepted == 0:

@@ -57,12 +57,12 @@ class TelemetryService:
         """Land what waits."""
         await self._writer.close()
 
-    async def ingest(self, body: bytes, is_lines: bool) -> Accepted:
+    async def ingest(self, body: bytes, kind: str) -> Accepted:
         """Validate a body's records and make the good ones durable.
 
         Args:
-            body: JSON lines, else one event or a list of events.
-            is_lines: the body is JSON lines.
+            body: of that kind.
+            kind: content type: JSON (one event or a list), JSON lines, or protocol buffers.
 
         Raises:
             Full: too many events wait; nothing was taken.
@@ -72,9 +72,7 @@ class TelemetryService:
         """
         small = len(body) < PART_BYTES
         parsed = (
-            self._parse(body, is_lines)
-            if small
-            else await asyncio.to_thread(self._parse, body, is_lines)
+            self._parse(body, kind) if small else await asyncio.to_thread(self._parse, body, kind)
         )
         if not any(parsed):
             raise TelemetryError("$", "no event was sent, at least one is expected")
@@ -137,8 +135,10 @@ class TelemetryService:
         except OSError as cause:
             raise LandingError(cause.errno, f"no landing zone: {cause.strerror}") from cause
 
-    def _parse(self, body: bytes, is_lines: bool) -> tuple[list[Event], list[DeadLetter]]:
-        if is_lines:
+    def _parse(self, body: bytes, kind: str) -> tuple[list[Event], list[DeadLetter]]:
+        if kind == bodies.PROTOBUF:
+            return self._parse_protobuf(body)
+        if kind in bodies.JSON_LINES:
             bodies.limit(body.count(b"\n"), self._limits.max_batch)
             return parse_lines(body, _SOURCE)
         try:
@@ -156,6 +156,18 @@ class TelemetryService:
             except TelemetryError as error:
                 dead.append(dead_letter(error, _SOURCE, number, raw))
         return events, dead
+
+    def _parse_protobuf(self, body: bytes) -> tuple[list[Event], list[DeadLetter]]:
+        from drl_core import telemetry_proto  # takes memory: only where it is used
+
+        try:
+            found = telemetry_proto.decode(body)
+        except TelemetryError as error:
+            return [], [dead_letter(error, _SOURCE, 0, body)]
+        bodies.limit(len(found), self._limits.max_batch)
+        errors = [one for one in found if isinstance(one, TelemetryError)]
+        dead = [dead_letter(one, _SOURCE, one.record or 0, body) for one in errors]
+        return [one for one in found if isinstance(one, Event)], dead
 
 
 async def _parts(chunks: AsyncIterator[bytes], pause_s: float) -> AsyncIterator[bytes]:

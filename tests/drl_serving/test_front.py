@@ -195,3 +195,30 @@ def test_limits_follow_the_configuration(publisher: Any) -> None:
     assert service.limits.max_batch == 7
     assert (service.front.max_queue_s, service.front.timeout_s) == (0.04, 3)
     assert service.front.max_body == 100
+
+
+@pytest.mark.property(38)
+def test_a_decision_waits_for_nothing(publisher: Any) -> None:
+    """No disk, no database, no thread: the answer is there without giving the loop back once.
+
+    How long that takes under load is what `python -m benchmarks.serving` prints.
+    """
+    publisher.publish("v1")
+    service = Service(publisher.settings)
+
+    async def scenario() -> None:
+        await service.models.poll()
+        for step in range(20):
+            body = json.dumps({"episode_id": "e", "step": step}).encode()
+
+            async def receive(body: bytes = body) -> Any:
+                return {"type": "http.request", "body": body}
+
+            asking = ask(service.front, receive)
+            with pytest.raises(StopIteration) as ended:
+                asking.send(None)  # the first step of the coroutine is its last
+            start, answer = ended.value.value
+            assert start["status"] == 200
+            assert json.loads(answer["body"])["step"] == step
+
+    asyncio.run(scenario())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from drl_core import telemetry
+from drl_core import telemetry, telemetry_proto
 from drl_core.landing import LandingZone
 from drl_core.telemetry import Event
 from tests import strategies
@@ -35,6 +35,29 @@ def test_an_accepted_event_is_on_disk_when_the_answer_is_there(
         event = {"episode_id": "e", "step": step, "syscall_count": step}
         assert client.post("/v1/telemetry", json=event).status_code == 202
         assert [e.step for e in on_disk(root)] == list(range(step + 1))
+
+
+@pytest.mark.property(1)
+@pytest.mark.property(2)
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(events=st.lists(strategies.events(), min_size=1, max_size=3))
+def test_protocol_buffers_reach_the_next_batch_unchanged(
+    client: TestClient[Litestar], publisher: Any, events: list[Event]
+) -> None:
+    kind = {"Content-Type": "application/x-protobuf"}
+    body = telemetry_proto.encode(events)
+    answer = client.post("/v1/telemetry", content=body, headers=kind)
+    assert answer.status_code == 202, answer.text
+    zone = LandingZone(publisher.settings.landing_path)
+    batch = zone.seal()
+    assert batch is not None
+    read = [e for part in zone.read(batch.key) for e in part]
+    assert read == [telemetry.sanitize(event) for event in events]
+    torn = client.post("/v1/telemetry", content=b"\xff" + body, headers=kind)
+    assert torn.status_code == 422
+    assert "drl.telemetry.Events" in torn.json()["refusals"][0]["reason"]
 
 
 @pytest.mark.property(1)

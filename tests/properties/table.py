@@ -61,17 +61,14 @@ SENTENCES = {
 OPEN = {
     7: "no event stream yet: telemetry comes in requests and files",
     20: "no second sandbox stage is joined yet",
-    38: "a matter of a benchmark on a quiet machine, not of a test",
     40: "nothing is dispatched yet: the service decides and records",
     41: "nothing is dispatched yet",
     42: "nothing is dispatched yet",
-    43: "patterns are stored by the asset graph; there is no outbox yet",
-    44: "no credentials yet: the service listens on the loopback only",
 }
 
 PARTIAL = {
     1: "without the 100 ms at p99, which is a benchmark's",
-    2: "JSON and MessagePack; there is no protobuf yet",
+    38: "that it waits for nothing; the milliseconds are a benchmark's",
 }
 
 
