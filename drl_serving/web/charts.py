@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-LEFT, WIDTH, ROW, TOP, FOOT, RIGHT = 190, 640, 26, 8, 26, 70
+LEFT, WIDTH, ROW, TOP, FOOT, RIGHT = 190, 640, 26, 8, 26, 84
 """Room for names, of all, of a row, above, for the axis, and for values."""
 
 

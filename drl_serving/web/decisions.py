@@ -14,6 +14,7 @@ from litestar.params import FromPath, FromQuery
 from drl_core import actions
 from drl_core.actions import Action
 from drl_serving.access.guards import requires
+from drl_serving.audit.noting import Noted
 from drl_serving.decisions.journal import Journal
 from drl_serving.decisions.lineage import DecisionReader
 from drl_serving.decisions.schemas import Decision, JournalEntry
@@ -25,6 +26,7 @@ from drl_serving.web.pages import number, words
 from drl_serving.web.schemas import Row
 
 SHOWN = 50
+_noted = Noted("decision.read")
 
 
 class DecisionPages(Controller):
@@ -35,7 +37,7 @@ class DecisionPages(Controller):
     guards = (requires("review"),)
     exception_handlers = {Exception: problem_page}  # noqa: RUF012 - as the framework reads it
 
-    @get(operation_id="console_decisions")
+    @get(operation_id="console_decisions", before_request=_noted)
     async def live(
         self,
         request: Request[Any, Any, Any],
@@ -63,7 +65,7 @@ class DecisionPages(Controller):
         context = await asyncio.to_thread(_newest, journal, sandbox, action)
         return await console.page(request, "_rows.html", paused=False, **context)
 
-    @get("/log", operation_id="console_decision_log")
+    @get("/log", operation_id="console_decision_log", before_request=_noted)
     async def kept(
         self,
         request: Request[Any, Any, Any],
@@ -92,7 +94,7 @@ class DecisionPages(Controller):
             next=found.next,
         )
 
-    @get("/{decision_id:uuid}", operation_id="console_decision")
+    @get("/{decision_id:uuid}", operation_id="console_decision", before_request=_noted)
     async def one(
         self,
         request: Request[Any, Any, Any],

@@ -25,18 +25,27 @@ from drl_serving.web.schemas import Fact, Health, Sensor, Standing
 LATE_S = 120.0
 """What waits for longer than this deserves attention."""
 
-_DAGSTER = (
-    "SELECT to_regclass('instigators') IS NOT NULL AND to_regclass('runs') IS NOT NULL AS here"
-)
+_DAGSTER = """
+    SELECT count(*) = 3 AS here FROM unnest(ARRAY['instigators', 'job_ticks', 'runs']) AS name
+    WHERE to_regclass(name) IS NOT NULL
+"""
 _SENSORS = """
     SELECT instigator_body::json #>> '{origin,job_name}' AS name, lower(instigator_type) AS kind,
-        (instigator_body::json #>> '{job_specific_data,last_tick_timestamp}')::float8 AS tick,
-        (instigator_body::json #>> '{job_specific_data,last_tick_success_timestamp}')::float8
-            AS success,
-        (instigator_body::json #>> '{job_specific_data,last_iteration_timestamp}')::float8
-            AS iteration
-    FROM instigators ORDER BY kind, name
+        lower(last.status) AS result, last.timestamp AS looked, acting.timestamp AS acted
+    FROM instigators
+    LEFT JOIN LATERAL (
+        SELECT status, timestamp FROM job_ticks WHERE selector_id = instigators.selector_id
+        ORDER BY timestamp DESC LIMIT 1
+    ) AS last ON true
+    LEFT JOIN LATERAL (
+        SELECT timestamp FROM job_ticks
+        WHERE selector_id = instigators.selector_id AND status = 'SUCCESS'
+        ORDER BY timestamp DESC LIMIT 1
+    ) AS acting ON true
+    ORDER BY kind, name
 """
+_RESULTS = {"skipped": "nothing to do", "success": "started a run", "started": "at it"}
+"""What Dagster's words for a tick's outcome mean."""
 _RUNS = """
     SELECT status, count(*) AS runs FROM runs
     WHERE update_timestamp > now() AT TIME ZONE 'UTC' - interval '1 day' GROUP BY status
@@ -175,10 +184,13 @@ class Overview:
             releases = self._models.store.releases()
             if not releases:
                 return Fact("Last release", "none yet", standing="unknown")
-            age = time.time() - releases[-1].stat().st_mtime
+            newest = releases[-1]
+            age = time.time() - newest.stat().st_mtime
         except (OSError, BundleError) as error:
             return Fact("Last release", "unreadable", str(error), "failed")
-        return Fact("Last release", ago(age), f"{releases[-1].stem}, {len(releases)} in the store")
+        return Fact(
+            "Last release", ago(age), f"number {int(newest.stem)}, {len(releases)} in the store"
+        )
 
     async def _database(self) -> tuple[Fact, list[Fact], list[Sensor]]:
         pool = self._storage.database
@@ -213,14 +225,11 @@ def _runs(rows: list[dict[str, Any]]) -> list[Fact]:
 
 
 def _sensor(row: dict[str, Any]) -> Sensor:
-    ticks = [row["tick"], row["iteration"]]
     return Sensor(
         name=str(row["name"]),
         kind=str(row["kind"]),
-        last_tick=_time(next((tick for tick in ticks if tick is not None), None)),
-        last_success=_time(row["success"]),
+        result=_RESULTS.get(row["result"], row["result"] or "not yet looked at"),
+        failed=row["result"] == "failure",
+        looked=row["looked"],
+        acted=row["acted"],
     )
-
-
-def _time(seconds: float | None) -> dt.datetime | None:
-    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)

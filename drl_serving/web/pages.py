@@ -91,6 +91,8 @@ def _pretty(value: Any) -> str:
 
 
 def _time(when: dt.datetime | None) -> str:
+    """A time in UTC; one without a zone is in UTC already."""
     if when is None:
         return "never"
-    return when.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    known = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
+    return known.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S")

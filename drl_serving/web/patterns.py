@@ -15,6 +15,7 @@ from drl_core.actions import Action
 from drl_core.pattern_search import Filter
 from drl_core.patterns import AttackPattern
 from drl_serving.access.guards import requires
+from drl_serving.audit.noting import Noted
 from drl_serving.decisions.lineage import DecisionReader
 from drl_serving.decisions.schemas import JournalEntry
 from drl_serving.patterns.service import Patterns
@@ -31,6 +32,7 @@ class PatternPages(Controller):
     path = "/console/patterns"
     include_in_schema = False
     guards = (requires("patterns"),)
+    before_request = Noted("patterns.read")
     exception_handlers = {Exception: problem_page}  # noqa: RUF012 - as the framework reads it
 
     @get(operation_id="console_patterns")

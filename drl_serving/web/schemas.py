@@ -27,9 +27,13 @@ class Sensor(Struct, frozen=True):
 
     name: str
     kind: str
-    last_tick: dt.datetime | None
-    """The last time that it was looked at."""
-    last_success: dt.datetime | None
+    result: str
+    """Of the last look."""
+    failed: bool
+    looked: dt.datetime | None
+    """Last, in UTC."""
+    acted: dt.datetime | None
+    """When it last started a run, in UTC."""
 
 
 class Health(Struct, frozen=True, kw_only=True):

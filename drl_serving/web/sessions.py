@@ -85,7 +85,7 @@ class Sessions:
                 401,
                 "no-api-key",
                 "this is no API key",
-                "Sign in with an API key: `drl keys create --scope review` makes one.",
+                "Sign in with an API key: `drl keys create --name NAME --scope review` makes one.",
             )
         content = msgspec.msgpack.encode(_Session(*found, int(time.time()) + LIFETIME_S))
         return self._cookie(f"{_text(content)}.{_text(self._signed(content))}", LIFETIME_S)
