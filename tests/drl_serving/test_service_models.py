@@ -370,7 +370,9 @@ def test_a_broken_trusted_key_is_a_named_refusal(publisher: Any) -> None:
 
 
 def test_every_route_is_described(client: Client) -> None:
-    described = client.get("/schema/openapi.json").json()
+    answer = client.get("/schema/openapi.json")
+    assert answer.status_code == 200, answer.text
+    described = answer.json()
     operations = [op for path in described["paths"].values() for op in path.values()]
     names = [op["operationId"] for op in operations]
     assert len(set(names)) == len(names) >= 17
