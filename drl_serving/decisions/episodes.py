@@ -77,7 +77,7 @@ class EpisodeStore:
 
     def read(self, keys: Collection[bytes]) -> dict[bytes, Known | None]:
         """Episodes by database key, in one consistent view; None for unknown and expired ones."""
-        expired = time.time_ns() - self._ttl_ns
+        expired = self._expired()
         found: dict[bytes, Known | None] = {}
         with self._state.env.begin(db=self._state.episodes) as reading:
             for key in keys:
@@ -105,7 +105,7 @@ class EpisodeStore:
         """
         state = self._state
         with state.env.begin(write=True, db=state.episodes) as writing:
-            expired = time.time_ns() - self._ttl_ns
+            expired = self._expired()
             for key in changed:
                 before, now = known[key], writing.get(key)
                 if now is not None and int.from_bytes(now[:_STAMP], "big") <= expired:
@@ -113,11 +113,31 @@ class EpisodeStore:
                 if now != (before.raw if before else None):
                     return False
             for key, episode in changed.items():
-                self._put(writing, key, episode)
+                self._put(writing, key, episode, writing.get(key))
             if any(known[key] is None for key in changed):
                 self._evict(writing)
             _append(writing, state.journal, entries)
         return True
+
+    def commit_one(self, key: bytes, before: Known | None, episode: Episode, entry: bytes) -> bool:
+        """`commit` of one episode with its one entry, for the hot path."""
+        state = self._state
+        with state.env.begin(write=True, db=state.episodes) as writing:
+            now = writing.get(key)
+            if before is None:
+                if now is not None and int.from_bytes(now[:_STAMP], "big") > self._expired():
+                    return False
+            elif now != before.raw:
+                return False
+            self._put(writing, key, episode, now)
+            if before is None:
+                self._evict(writing)
+            _append(writing, state.journal, (entry,))
+        return True
+
+    def _expired(self) -> int:
+        """Nanoseconds since the epoch: an episode last used then is forgotten."""
+        return time.time_ns() - self._ttl_ns
 
     def restore(self, key: EpisodeKey, episode: Episode) -> bool:
         """Keep an episode that was folded from telemetry, unless it is known as far already."""
@@ -126,12 +146,13 @@ class EpisodeStore:
             raw = writing.get(name)
             if raw is not None and _decode(raw[_STAMP:]).step >= episode.step:
                 return False
-            self._put(writing, name, episode)
+            self._put(writing, name, episode, raw)
             self._evict(writing)
         return True
 
-    def _put(self, writing: lmdb.Transaction, key: bytes, episode: Episode) -> None:
-        old = writing.get(key)
+    def _put(
+        self, writing: lmdb.Transaction, key: bytes, episode: Episode, old: bytes | None
+    ) -> None:
         if old is not None:
             writing.delete(bytes(old[:_STAMP]) + key, db=self._state.ages)
         stamp = time.time_ns().to_bytes(_STAMP, "big")
@@ -141,7 +162,7 @@ class EpisodeStore:
     def _evict(self, writing: lmdb.Transaction) -> None:
         excess = writing.stat(self._state.episodes)["entries"] - self._capacity
         cursor = writing.cursor(db=self._state.ages)
-        expired = (time.time_ns() - self._ttl_ns).to_bytes(_STAMP, "big")
+        expired = self._expired().to_bytes(_STAMP, "big")
         while cursor.first():
             name = bytes(cursor.key())
             if excess <= 0 and name[:_STAMP] > expired:

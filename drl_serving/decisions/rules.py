@@ -8,7 +8,9 @@ from typing import Self
 from drl_core.actions import CONTAINING, MAX_ISOLATION_LEVEL, Action
 from drl_core.settings import Mode, Serving
 
-_LABELS = tuple(action.label for action in Action)
+LABELS = tuple(action.label for action in Action)
+_ACTIONS = tuple(Action)
+_EACH = range(len(_ACTIONS))
 
 
 @dataclass(frozen=True)
@@ -62,23 +64,23 @@ def choose(
     masked = isolation_level >= MAX_ISOLATION_LEVEL
     if masked:
         values[Action.INCREASE_ISOLATION] = -math.inf
-    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
+    order = sorted(_EACH, key=values.__getitem__, reverse=True)
     best, second = order[0], order[1]
     reason = (
-        f"{_LABELS[best]} has the highest Q-value, {values[best]:.4g}, "
-        f"{values[best] - values[second]:.4g} above {_LABELS[second]}."
+        f"{LABELS[best]} has the highest Q-value, {values[best]:.4g}, "
+        f"{values[best] - values[second]:.4g} above {LABELS[second]}."
     )
     if margin and best in CONTAINING:
         other = next(index for index in order if index not in CONTAINING)
         lead = values[best] - values[other]
         if lead < margin:
             reason = (
-                f"{_LABELS[best]} leads {_LABELS[other]} by {lead:.4g}, less than the margin of "
-                f"{margin:.4g} that containing takes, so {_LABELS[other]}."
+                f"{LABELS[best]} leads {LABELS[other]} by {lead:.4g}, less than the margin of "
+                f"{margin:.4g} that containing takes, so {LABELS[other]}."
             )
             best = other
     top = max(values)
-    confidence = math.exp(values[best] - top) / sum(math.exp(value - top) for value in values)
+    confidence = math.exp(values[best] - top) / sum([math.exp(value - top) for value in values])
     if masked:
         reason += f" Masked at isolation level {isolation_level}: increase_isolation."
-    return Action(best), confidence, reason
+    return _ACTIONS[best], confidence, reason

@@ -105,8 +105,7 @@ class DecisionService:
         role = role_of(name, models, rules)
         model = models.of(role)
         for _ in range(_ATTEMPTS):
-            known = self.episodes.read((name,))
-            found = known[name]
+            found = self.episodes.read((name,))[name]
             episode = found.episode if found else None
             if episode and episode.features_version != model.manifest.features_version:
                 episode = None
@@ -135,7 +134,7 @@ class DecisionService:
                 after.tobytes(),
                 pack(decision),
             )
-            if self.episodes.commit(known, {name: changed}, (packed(entry),)):
+            if self.episodes.commit_one(name, found, changed, packed(entry)):
                 self._tell_one(row, before, decision, models)
                 if self._metrics is not None:
                     self._metrics.compute_seconds.observe(compute_s)
