@@ -70,6 +70,7 @@ def side_by_side(
     other = servers.twin(home, folder / "twin")
     many = [servers.ours(home, url), servers.ours(other, url, log_share=1.0)]
     many += servers.peers(peers, home) if peers else []
+    closed.start_times(many, 1, folder, {})  # compiles what each imports
     closed.start_times(many, STARTS, folder, rows)
     client = Client(closed.CLIENT_CORES)
     with closed.all_started(many, folder, rows) as targets:

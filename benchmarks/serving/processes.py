@@ -3,12 +3,15 @@
 What a server costs is that of its whole tree of processes.
 """
 
+import atexit
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 CORES = sorted(os.sched_getaffinity(0))
 START_LIMIT_S = 90.0
 _STOP_LIMIT_S = 10.0
+_BYTECODE = tempfile.mkdtemp(prefix="bytecode-")
+atexit.register(shutil.rmtree, _BYTECODE, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -32,9 +37,13 @@ def free_port() -> int:
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process' environment without its own configuration, and with the package to be found."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DRL_", "PROMETHEUS_"))}
-    return kept | {"PYTHONPATH": str(ROOT)} | dict(extra)
+    """This process' environment without its own configuration, and with the package to be found.
+
+    Bytecode is kept for all servers alike, whether or not they were installed with it.
+    """
+    dropped = ("DRL_", "PROMETHEUS_", "PYTHONDONTWRITEBYTECODE")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": _BYTECODE} | dict(extra)
 
 
 class Running:
