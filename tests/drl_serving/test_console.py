@@ -23,7 +23,7 @@ from drl_serving.metrics import Metrics
 from drl_serving.web import charts, sessions
 from drl_serving.web.charts import Value, chart
 from drl_serving.web.models import matrix
-from drl_serving.web.sessions import COOKIE, LIFETIME_S
+from drl_serving.web.sessions import COOKIE, LIFETIME_S, Sessions
 
 EVENT = {"sandbox_id": "s", "episode_id": "<b>e</b>", "step": 0}
 PAGES = ("", "/decisions", "/decisions/rows", "/model", "/model/rollback", "/shadow", "/audit")
@@ -38,7 +38,7 @@ class Guarded:
         self.client = client
         self.file = KeyFile(publisher.settings.keys_path)
         self.keys_path = publisher.settings.keys_path
-        self._front = front
+        self.access = front._access
 
     def key(self, *scopes: str) -> tuple[str, str]:
         """A new key's id and text, known to the service."""
@@ -47,7 +47,7 @@ class Guarded:
         return made.id, text
 
     def poll(self) -> None:
-        self._front._access.poll()
+        self.access.poll()
 
     def sign_in(self, text: str, **headers: str) -> Any:
         return self.client.post(
@@ -110,6 +110,12 @@ def test_the_secret_is_its_owners_alone(guarded: Guarded) -> None:
     path = guarded.keys_path / sessions.FILE
     assert path.stat().st_mode & 0o777 == 0o600
     assert len(path.read_bytes()) == 32
+
+
+def test_over_tls_the_cookie_is_sent_over_nothing_else(guarded: Guarded) -> None:
+    access: Any = guarded.access
+    assert "; Secure" in Sessions(access, guarded.keys_path, secure=True).end()
+    assert "; Secure" not in Sessions(access, guarded.keys_path, secure=False).end()
 
 
 def test_a_session_ends_with_its_key(guarded: Guarded) -> None:
