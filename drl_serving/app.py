@@ -36,11 +36,13 @@ from drl_serving.decisions.log_controller import DecisionLogController, Feeds
 from drl_serving.decisions.rules import Rules
 from drl_serving.decisions.service import DecisionService
 from drl_serving.decisions.shadow import Shadow
+from drl_serving.description import Description
 from drl_serving.front import Front, Headers
 from drl_serving.health.controller import HealthController
 from drl_serving.inference.controller import InferenceController
 from drl_serving.inference.service import Inference
 from drl_serving.logs import Logs
+from drl_serving.methods import Methods
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder
 from drl_serving.models.controller import ModelController
@@ -115,7 +117,7 @@ class Service:
         traced = settings.observability.otlp_endpoint is not None
         self.spans = SpanExporter(settings.observability) if traced else None
         self.front = Front(
-            self._litestar(),
+            Methods(self._litestar()),
             self.access,
             self.metrics,
             self.spans,
@@ -248,7 +250,7 @@ class Service:
             exception_handlers={Exception: answer},
             before_send=[self.metrics.before_send],
             lifespan=[self.lifespan],
-            openapi_config=openapi.config(),
+            openapi_config=openapi.config(Description()),
             request_max_body_size=self.settings.serving.max_body_bytes,
             logging_config=None,
         )

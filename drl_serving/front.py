@@ -18,7 +18,7 @@ from drl_serving import tracing
 from drl_serving.access.principal import Principal
 from drl_serving.access.service import Access
 from drl_serving.metrics import Metrics
-from drl_serving.problems import Problem, as_problem
+from drl_serving.problems import PROTOCOL, Problem, as_problem, with_error
 from drl_serving.spans import SpanExporter
 from drl_serving.tracing import Trace
 
@@ -202,6 +202,8 @@ class Front:
         if scope["path"].startswith("/v2"):  # where clients read the protocol's own member
             problem.extra["error"] = problem.detail
         self._metrics.answered(scope["method"], _label(scope["path"]), problem.status)
+        if scope["path"].startswith(PROTOCOL):
+            problem = with_error(problem)
         await answer.send(problem.status, problem.raw_headers(), problem.body())
 
 

@@ -57,12 +57,12 @@ class ProblemDetails(msgspec.Struct, frozen=True):
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
     """Response specifications of the problems that a route answers with."""
     return {
-        status: ResponseSpec(ProblemDetails, description=_REASONS[status], media_type=PROBLEM_JSON)
+        status: ResponseSpec(ProblemDetails, description=REASONS[status], media_type=PROBLEM_JSON)
         for status in statuses
     }
 
 
-_REASONS = {
+REASONS = {
     401: "Credentials are missing or not good.",
     403: "The credentials lack the scope.",
     429: "Too many requests of this caller; Retry-After says when to try again.",
@@ -102,7 +102,7 @@ def _event_content() -> dict[str, OpenAPIMediaType]:
     listed = [EXAMPLE_EVENT, {**EXAMPLE_EVENT, "step": 1}]
     return {
         JSON: OpenAPIMediaType(
-            schema=Schema(one_of=[one, Schema(type=OpenAPIType.ARRAY, items=one)]),
+            schema=Schema(one_of=[one, Schema(type=OpenAPIType.ARRAY, items=one, min_items=1)]),
             examples={"one event": Example(value=EXAMPLE_EVENT), "a list": Example(value=listed)},
         )
     }
@@ -136,7 +136,7 @@ class CarriedOperation(Operation):
 
     def __post_init__(self) -> None:
         carry = Schema(
-            type=OpenAPIType.ARRAY,
+            type=[OpenAPIType.ARRAY, OpenAPIType.NULL],
             items=Schema(type=OpenAPIType.NUMBER, minimum=0),
             min_items=CARRY_WIDTH,
             max_items=CARRY_WIDTH,
@@ -145,8 +145,9 @@ class CarriedOperation(Operation):
             type=OpenAPIType.OBJECT,
             properties={"event": inlined(Event), "carry": carry},
             required=["event"],
+            additional_properties=False,
         )
-        several = Schema(type=OpenAPIType.ARRAY, items=one)
+        several = Schema(type=OpenAPIType.ARRAY, items=one, min_items=1)
         example = Example(value={"event": EXAMPLE_EVENT})
         content = OpenAPIMediaType(
             schema=Schema(one_of=[one, several]), examples={"a first step": example}
@@ -163,7 +164,7 @@ class RowsOperation(Operation):
         self.request_body = RequestBody(content={OCTETS: rows}, required=True)
 
 
-def config() -> OpenAPIConfig:
+def config(description: JsonRenderPlugin) -> OpenAPIConfig:
     """The description served at /schema, with its page."""
     return OpenAPIConfig(
         title="Sandbox policy",
@@ -171,5 +172,5 @@ def config() -> OpenAPIConfig:
         description="Decides what to do about an artefact that runs in a sandbox.",
         use_handler_docstrings=True,
         path="/schema",
-        render_plugins=[ApiPage(), JsonRenderPlugin()],
+        render_plugins=[ApiPage(), description],
     )

@@ -10,13 +10,16 @@ from typing import Any
 import msgspec
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, MethodNotAllowedException
 
 from drl_core.landing import LandingError
 from drl_core.telemetry import TelemetryError
 from drl_serving.group_commit import Full
+from drl_serving.methods import allowed
 
 PROBLEM_JSON = "application/problem+json"
+PROTOCOL = "/v2"
+"""Paths of the Open Inference Protocol, whose clients look for the member `error`."""
 _log = structlog.get_logger("drl_serving.problems")
 
 _NEXT = {
@@ -132,6 +135,12 @@ def as_problem(error: Exception) -> Problem:
             return Problem(500, "internal-error", "the service failed on this request", _REPORT)
 
 
+def with_error(problem: Problem) -> Problem:
+    """The problem with the protocol's own member beside."""
+    problem.extra = {**problem.extra, "error": problem.detail}
+    return problem
+
+
 def _parameter(error: HTTPException) -> tuple[str | None, str]:
     """The parameter that the framework found wrong, where it names one, and why."""
     match error.extra:
@@ -144,6 +153,10 @@ def _parameter(error: HTTPException) -> tuple[str | None, str]:
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """The application's exception handler."""
     problem = as_problem(error)
+    if isinstance(error, MethodNotAllowedException):
+        problem.headers["Allow"] = allowed(request.app, request.url.path)
+    if request.url.path.startswith(PROTOCOL):
+        problem = with_error(problem)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("request failed", path=request.url.path, exc_info=error)
     return problem.response()

@@ -1,7 +1,6 @@
 """`GET /v1/audit`."""
 
 import asyncio
-import datetime as dt
 from typing import Annotated
 
 from litestar import Controller, get
@@ -13,6 +12,7 @@ from drl_serving.access.guards import requires
 from drl_serving.audit import log
 from drl_serving.audit.log import Audit
 from drl_serving.audit.schemas import AuditPage
+from drl_serving.parameters import Since, Until, moment
 from drl_serving.problems import Problem
 
 MAX_LIMIT = 1000
@@ -33,8 +33,8 @@ class AuditController(Controller):
     async def find(
         self,
         audit: NamedDependency[Audit],
-        since: Annotated[dt.datetime | None, Parameter(description="Earliest, included.")] = None,
-        until: Annotated[dt.datetime | None, Parameter(description="Latest, excluded.")] = None,
+        since: Since = None,
+        until: Until = None,
         actor: Annotated[str | None, Parameter(max_length=300)] = None,
         action: Annotated[
             str | None, Parameter(max_length=100, description="`keys` for every `keys.…`.")
@@ -44,13 +44,12 @@ class AuditController(Controller):
         ] = None,
         limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT)] = 100,
     ) -> AuditPage:
-        since, until = _with_zone("since", since), _with_zone("until", until)
         try:
             return await asyncio.to_thread(
                 log.read,
                 audit.folder,
-                since=since,
-                until=until,
+                since=moment("since", since),
+                until=moment("until", until),
                 actor=actor,
                 action=action,
                 before=before,
@@ -58,12 +57,6 @@ class AuditController(Controller):
             )
         except log.CursorError as error:
             raise _bad("before", str(error)) from None
-
-
-def _with_zone(field: str, when: dt.datetime | None) -> dt.datetime | None:
-    if when is not None and when.tzinfo is None:
-        raise _bad(field, "a time zone is missing, such as 2026-11-22T12:00:00Z")
-    return when
 
 
 def _bad(field: str, why: str) -> Problem:

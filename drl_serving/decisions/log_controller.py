@@ -1,7 +1,6 @@
 """`GET /v1/decisions/log`, one decision, its lineage, and the live feed."""
 
 import asyncio
-import datetime as dt
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
@@ -19,6 +18,7 @@ from drl_serving.audit.noting import Noted
 from drl_serving.decisions.journal import Journal
 from drl_serving.decisions.lineage import DecisionReader
 from drl_serving.decisions.schemas import DecisionPage, JournalEntry, Lineage
+from drl_serving.parameters import FROM_0, Since, Until, moment
 from drl_serving.problems import Problem
 
 FEED_S = 0.25
@@ -87,17 +87,17 @@ class DecisionLogController(Controller):
         reader: NamedDependency[DecisionReader],
         sandbox_id: Annotated[str | None, Parameter(max_length=128)] = None,
         episode_id: Annotated[str | None, Parameter(max_length=256)] = None,
-        since: Annotated[dt.datetime | None, Parameter(description="Earliest, included.")] = None,
-        until: Annotated[dt.datetime | None, Parameter(description="Latest, excluded.")] = None,
-        action: Annotated[int | None, Parameter(ge=0, le=4)] = None,
+        since: Since = None,
+        until: Until = None,
+        action: Annotated[int | None, Parameter(ge=0, le=4, schema_extra=FROM_0)] = None,
         limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT)] = 50,
         cursor: Annotated[str | None, Parameter(max_length=200)] = None,
     ) -> DecisionPage:
         return await reader.page(
             sandbox_id=_storable("sandbox_id", sandbox_id),
             episode_id=_storable("episode_id", episode_id),
-            since=_with_zone("since", since),
-            until=_with_zone("until", until),
+            since=moment("since", since),
+            until=moment("until", until),
             action=action,
             limit=limit,
             cursor=cursor,
@@ -153,13 +153,6 @@ def _storable(field: str, text: str | None) -> str | None:
     if text is not None and "\0" in text:
         raise _bad(field, "a NUL character is not accepted")
     return text
-
-
-def _with_zone(field: str, when: dt.datetime | None) -> dt.datetime | None:
-    """A time that says which zone it is in."""
-    if when is not None and when.tzinfo is None:
-        raise _bad(field, "a time zone is missing, such as 2026-11-22T12:00:00Z")
-    return when
 
 
 def _bad(field: str, why: str) -> Problem:

@@ -46,7 +46,12 @@ class HealthController(Controller):
         headers = {} if manifest else {"Retry-After": "5"}
         return Response(state, status_code=200 if manifest else 503, headers=headers)
 
-    @get("/metrics", operation_id="get_metrics", summary="Metrics in Prometheus' text format")
+    @get(
+        "/metrics",
+        operation_id="get_metrics",
+        summary="Metrics in Prometheus' text format",
+        media_type=CONTENT_TYPE_LATEST,
+    )
     async def metrics(self, metrics: NamedDependency[Metrics]) -> Response[bytes]:
-        headers = {"Content-Type": CONTENT_TYPE_LATEST}
-        return Response(await asyncio.to_thread(metrics.exposition), headers=headers)
+        text = await asyncio.to_thread(metrics.exposition)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)

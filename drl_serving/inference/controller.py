@@ -70,8 +70,7 @@ class _InferOperation(Operation):
 
 def answer(request: Requested, error: Exception) -> Response[bytes]:
     """The exception handler of these routes."""
-    problem = problems.as_problem(error)
-    problem.extra = {**problem.extra, "error": problem.detail}
+    problem = problems.with_error(problems.as_problem(error))
     if problem.status >= 500 and not isinstance(error, problems.Problem):
         return problems.answer(request, error)
     return problem.response()

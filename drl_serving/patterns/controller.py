@@ -1,6 +1,5 @@
 """`POST /v1/patterns`, `GET /v1/patterns` and `POST /v1/patterns/search`."""
 
-import datetime as dt
 from typing import Annotated, Any
 
 import msgspec
@@ -14,6 +13,7 @@ from drl_core.patterns import MAX_LIMIT
 from drl_serving import bodies, openapi
 from drl_serving.access.guards import requires
 from drl_serving.audit.noting import Noted
+from drl_serving.parameters import FROM_0, Since, Until, moment
 from drl_serving.patterns.operations import NearestOperation, NewPatternsOperation
 from drl_serving.patterns.schemas import (
     MAX_CURSOR,
@@ -70,11 +70,11 @@ class PatternController(Controller):
         self,
         patterns: NamedDependency[Patterns],
         attack_type: Annotated[str | None, Parameter(max_length=128, pattern=NO_NUL)] = None,
-        since: Annotated[dt.datetime | None, Parameter(description="Earliest, included.")] = None,
-        until: Annotated[dt.datetime | None, Parameter(description="Latest, excluded.")] = None,
+        since: Since = None,
+        until: Until = None,
         sandbox_id: Annotated[str | None, Parameter(max_length=128, pattern=NO_NUL)] = None,
-        action: Annotated[int | None, Parameter(ge=0, lt=ACTION_COUNT)] = None,
-        min_confidence: Annotated[float | None, Parameter(ge=0, le=1)] = None,
+        action: Annotated[int | None, Parameter(ge=0, lt=ACTION_COUNT, schema_extra=FROM_0)] = None,
+        min_confidence: Annotated[float | None, Parameter(ge=0, le=1, schema_extra=FROM_0)] = None,
         limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT)] = 50,
         cursor: Annotated[
             str | None, Parameter(max_length=MAX_CURSOR, description="`next` of the page before.")
@@ -82,8 +82,8 @@ class PatternController(Controller):
     ) -> PatternPage:
         wanted = Filter(
             attack_type=attack_type,
-            since=_with_zone("since", since),
-            until=_with_zone("until", until),
+            since=moment("since", since),
+            until=moment("until", until),
             sandbox_id=sandbox_id,
             action=action,
             min_confidence=_number("min_confidence", min_confidence),
@@ -109,8 +109,8 @@ class PatternController(Controller):
         wanted = Filter(**{name: asked[name] for name in Filter.__struct_fields__})
         wanted = msgspec.structs.replace(
             wanted,
-            since=_with_zone("since", query.since),
-            until=_with_zone("until", query.until),
+            since=moment("since", query.since),
+            until=moment("until", query.until),
         )
         async with patterns.store() as store:
             page = await store.nearest(
@@ -126,18 +126,6 @@ def _number(field: str, value: float | None) -> float | None:
     if value is not None and value != value:
         raise _bad(field, "a number is expected")
     return value
-
-
-def _with_zone(field: str, when: dt.datetime | None) -> dt.datetime | None:
-    """A time that says which zone it is in, in UTC."""
-    if when is None:
-        return None
-    if when.tzinfo is None:
-        raise _bad(field, "a time zone is missing, such as 2026-11-22T12:00:00Z")
-    try:
-        return when.astimezone(dt.UTC)
-    except OverflowError:
-        raise _bad(field, "the time is outside the years 1..9999") from None
 
 
 def _bad(field: str, why: str) -> Problem:
