@@ -72,8 +72,11 @@ class Outcome:
 
     def holds(self) -> bool:
         """Whether nothing was lost, doubled, different or unexpected."""
-        kept = dataclasses.asdict(self)
-        return not any(found for found in kept.values() if isinstance(found, list))
+        return not any(getattr(self, name) for name in FAULTS)
+
+
+FAULTS = tuple(one.name for one in dataclasses.fields(Outcome) if one.default_factory is list)
+"""The lists of `Outcome`."""
 
 
 class Clients:
@@ -357,9 +360,9 @@ def main() -> None:
             f"{kind:<10}{len(well):>8}{figures:>34}"
             f"{f'{statistics.median(well):.2f}, {max(well):.2f}':>20}"
         )
-    for name, found in dataclasses.asdict(outcome).items():
-        if isinstance(found, list):
-            print(f"{name.replace('_', ' '):<28}{len(found):>6}  {found[:3] or ''}")
+    for name in FAULTS:
+        found = getattr(outcome, name)
+        print(f"{name.replace('_', ' '):<28}{len(found):>6}  {found[:3] or ''}")
     raise SystemExit(not outcome.holds())
 
 

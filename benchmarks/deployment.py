@@ -157,8 +157,8 @@ class Deployment:
         return psycopg.connect(self.database_url, autocommit=True, connect_timeout=5)
 
     def memory_bytes(self) -> int:
-        """Resident memory of all workers."""
-        return sum(child.memory_info().rss for child in self._children() if _is_worker(child))
+        """Memory that the workers have for themselves: without the file that they share."""
+        return sum(child.memory_full_info().uss for child in self._children() if _is_worker(child))
 
     def _children(self) -> list[psutil.Process]:
         pid = self.service_pid

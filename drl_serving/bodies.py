@@ -35,8 +35,17 @@ def content_type(request: Request[Any, Any, Any], *accepted: str) -> str:
     """The request's content type without parameters.
 
     Raises:
-        Problem: 415 where it is not accepted.
+        Problem: 415 where it is not accepted, or the body is compressed.
     """
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Problem(
+            415,
+            "unsupported-content-encoding",
+            f"the content encoding is {encoding[:100]}; bodies are taken as they are",
+            "Send the body uncompressed.",
+            field="Content-Encoding",
+        )
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given in accepted:
         return given

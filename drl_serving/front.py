@@ -242,10 +242,13 @@ class _Answer:
 
 
 def _is_json(scope: HTTPScope) -> bool:
+    is_json = False
     for name, value in scope["headers"]:
         if name == b"content-type":
-            return value == b"application/json"
-    return False
+            is_json = value == b"application/json"
+        elif name == b"content-encoding":
+            return False
+    return is_json
 
 
 def _label(path: str) -> str:

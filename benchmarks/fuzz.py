@@ -1,0 +1,453 @@
+"""`python -m benchmarks.fuzz [--bodies N] [--seed S]`: N malformed requests to each family.
+
+Valid requests are changed by seeded mutations: bytes flipped, cut, doubled and nested, numbers out
+of range and not numbers, wrong types, doubled keys, invalid UTF-8, wrong content types, encodings
+and lengths. They go to a real service with two workers and PostgreSQL over raw sockets, and the
+answers are judged: no 5xx but an overload's 503, nothing decided from a body that is not valid, the
+service answers afterwards, and its memory is bounded.
+"""
+
+import argparse
+import json
+import random
+import struct
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+import grpc
+import msgspec
+
+from benchmarks.chaos import event, pattern
+from benchmarks.deployment import Deployment
+from drl_core import telemetry
+from drl_core.telemetry import TelemetryError
+from drl_serving.decisions.schemas import CarriedEvent
+from drl_serving.rpc.protos import open_inference_pb2 as pb
+from drl_serving.rpc.protos import open_inference_pb2_grpc as stubs
+
+JSON, OCTETS = "application/json", "application/octet-stream"
+MODEL = "drl-policy"
+_ODD: tuple[Any, ...] = (
+    *(None, True, -1, 0.5, 2**31, 2**63, -(2**63), 10**400, 1e308, "", "x" * 2000, "\0", [], {}),
+    *(
+        [[[]]],
+        {"a": {"b": {}}},
+        "NaN",
+        "1",
+        "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
+    ),
+)
+_RAW = (b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400", b"01", b"+1", b"0x1", b"\xff\xfe")
+
+
+@dataclass
+class Request:
+    """What is sent; headers are as given, however wrong."""
+
+    method: str
+    path: str
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": JSON})
+
+
+@dataclass
+class Found:
+    """What came of one family's requests."""
+
+    sent: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    server_errors: list[str] = field(default_factory=list)
+    decided: list[str] = field(default_factory=list)
+    """Answers with a decision to a body that is not valid."""
+    seconds: float = 0.0
+
+
+def mutated(request: Request, chance: random.Random) -> Request:
+    """The request with one to three things wrong with it, most of the time."""
+    made = Request(request.method, request.path, request.body, dict(request.headers))
+    for _ in range(chance.randint(1, 3)):
+        chance.choice(_MUTATIONS)(made, chance)
+    return made
+
+
+def _flip(made: Request, chance: random.Random) -> None:
+    body = bytearray(made.body)
+    for _ in range(min(len(body), chance.randint(1, 4))):
+        body[chance.randrange(len(body))] = chance.randrange(256)
+    made.body = bytes(body)
+
+
+def _cut(made: Request, chance: random.Random) -> None:
+    made.body = made.body[: chance.randrange(len(made.body) + 1)]
+
+
+def _insert(made: Request, chance: random.Random) -> None:
+    at = chance.randrange(len(made.body) + 1)
+    made.body = made.body[:at] + chance.choice(_RAW) + made.body[at:]
+
+
+def _replace_value(made: Request, chance: random.Random) -> None:
+    """A value somewhere in the JSON becomes an odd one."""
+    try:
+        document = json.loads(made.body)
+    except (ValueError, RecursionError):
+        return
+    node, key = document, None
+    parent: Any = None
+    while isinstance(node, dict | list) and node and (parent is None or chance.random() < 0.8):
+        parent = node
+        key = chance.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        node = node[key]
+    if parent is None:
+        return
+    match chance.randrange(4):
+        case 0 if isinstance(parent, dict):
+            del parent[key]
+        case 1 if isinstance(parent, dict):
+            parent[f"{key}_"] = parent.pop(key)
+        case _:
+            parent[key] = chance.choice(_ODD)
+    made.body = json.dumps(document).encode()
+
+
+def _raw_number(made: Request, chance: random.Random) -> None:
+    """A number becomes none."""
+    places = [place for place, byte in enumerate(made.body) if 48 <= byte <= 57]
+    if places:
+        at = chance.choice(places)
+        made.body = made.body[:at] + chance.choice(_RAW) + made.body[at + 1 :]
+
+
+def _double_key(made: Request, chance: random.Random) -> None:
+    if made.body[:1] == b"{":
+        made.body = b'{"step": "x", "inputs": 5,' + made.body[1:]
+
+
+def _nest(made: Request, chance: random.Random) -> None:
+    deep = chance.choice((3, 100, 20_000))
+    made.body = b"[" * deep + made.body + b"]" * chance.choice((deep, 0))
+
+
+def _repeat(made: Request, chance: random.Random) -> None:
+    made.body *= chance.randint(2, 5)
+
+
+def _noise(made: Request, chance: random.Random) -> None:
+    made.body = chance.randbytes(chance.randint(0, 300))
+
+
+def _type(made: Request, chance: random.Random) -> None:
+    made.headers["Content-Type"] = chance.choice(
+        (JSON, OCTETS, "text/plain", "", "application/json; charset=utf-16", "multipart/form-data")
+    )
+
+
+def _encoding(made: Request, chance: random.Random) -> None:
+    made.headers["Content-Encoding"] = chance.choice(
+        ("gzip", "deflate", "br", "zstd", "x", "gzip, gzip")
+    )
+
+
+def _binary_length(made: Request, chance: random.Random) -> None:
+    lengths = ("0", "-1", "9" * 30, "x", "", "1e3", str(len(made.body)), str(len(made.body) + 1))
+    made.headers["Inference-Header-Content-Length"] = chance.choice(lengths)
+
+
+def _path(made: Request, chance: random.Random) -> None:
+    odd = ("%00", "%ff", "%ed%a0%80", "..%2f", "%2e%2e/", "x" * 3000, "?limit=-1", "&a[]=1", "/")
+    made.path += chance.choice(odd)
+
+
+def _header(made: Request, chance: random.Random) -> None:
+    name = chance.choice(
+        ("traceparent", "Accept", "Last-Event-ID", "Authorization", "X-Odd", "Cookie")
+    )
+    made.headers[name] = chance.choice(
+        ("", "\xff\xfe", "0" * 5000, "00-0-0-0", "Bearer \xe9", "*/*;q=x")
+    )
+
+
+_MUTATIONS: tuple[Callable[[Request, random.Random], None], ...] = (
+    *(_flip, _cut, _insert, _replace_value, _replace_value, _replace_value, _raw_number),
+    *(_double_key, _nest, _repeat, _noise, _type, _encoding, _binary_length, _path, _header),
+)
+
+
+def _row(chance: random.Random) -> list[float]:
+    return [*(chance.random() for _ in range(9)), 0, 0, 1, 1, 0]
+
+
+def _infer(chance: random.Random, path: str = "") -> Request:
+    tensors: list[dict[str, Any]] = [
+        {"name": "windows", "shape": [1, 14], "datatype": "FP64", "data": _row(chance)},
+        {"name": "carry", "shape": [1, 14], "datatype": "FP64", "data": [0.0] * 14},
+    ]
+    body = {"inputs": tensors, "outputs": [{"name": "q_values"}]}
+    if chance.random() < 0.5:
+        return Request("POST", f"/v2/models/{MODEL}/infer", json.dumps(body).encode())
+    raw = b""
+    for tensor in tensors:
+        content = struct.pack("<14d", *tensor.pop("data"))
+        tensor["parameters"] = {"binary_data_size": len(content)}
+        raw += content
+    head = json.dumps(body).encode()
+    headers = {"Content-Type": OCTETS, "Inference-Header-Content-Length": str(len(head))}
+    return Request("POST", f"/v2/models/{MODEL}/infer", head + raw, headers)
+
+
+def _decision(chance: random.Random) -> Request:
+    name = str(chance.randrange(10**9))
+    match chance.randrange(4):
+        case 0:
+            body: Any = event("fuzz", name, 0)
+            return Request("POST", "/v1/decisions", json.dumps(body).encode())
+        case 1:
+            body = [event("fuzz", name, step) for step in range(3)]
+            return Request("POST", "/v1/decisions", json.dumps(body).encode())
+        case 2:
+            body = [{"event": event("fuzz", name, 0)}]
+            return Request("POST", "/v1/decisions/carried", json.dumps(body).encode())
+        case _:
+            content = struct.pack("<28d", *_row(chance), *[0.0] * 14)
+            return Request("POST", "/v1/decisions/rows", content, {"Content-Type": OCTETS})
+
+
+def _telemetry(chance: random.Random) -> Request:
+    events = [event("fuzz", str(chance.randrange(10**9)), step) for step in range(3)]
+    if chance.random() < 0.5:
+        return Request("POST", "/v1/telemetry", json.dumps(events).encode())
+    lines = b"".join(json.dumps(one).encode() + b"\n" for one in events)
+    return Request("POST", "/v1/telemetry", lines, {"Content-Type": "application/x-ndjson"})
+
+
+def _patterns(chance: random.Random) -> Request:
+    one = pattern("fuzz", str(chance.randrange(10**9)), 0)
+    match chance.randrange(3):
+        case 0:
+            return Request("POST", "/v1/patterns", json.dumps([one, one]).encode())
+        case 1:
+            body = {"features": one["features"], "limit": 3, "since": "2026-01-01T00:00:00Z"}
+            return Request("POST", "/v1/patterns/search", json.dumps(body).encode())
+        case _:
+            return Request("GET", _query("/v1/patterns", chance), b"", {})
+
+
+def _repository(chance: random.Random) -> Request:
+    method, path = chance.choice(
+        (
+            ("POST", "/v2/repository/index"),
+            ("POST", f"/v2/repository/models/{MODEL}/load"),
+            ("GET", f"/v2/models/{MODEL}/versions/v1"),
+            ("GET", f"/v2/models/{MODEL}/stats"),
+            ("GET", "/v1/models"),
+            ("GET", "/v1/models/v1"),
+        )
+    )
+    return Request(method, path, b'{"ready": true, "parameters": {}}' if method == "POST" else b"")
+
+
+def _log(chance: random.Random) -> Request:
+    path = chance.choice(("/v1/audit", "/v1/decisions/log"))
+    if chance.random() < 0.2:
+        return Request("GET", f"/v1/decisions/{chance.getrandbits(128):032x}/lineage", b"", {})
+    return Request("GET", _query(path, chance), b"", {})
+
+
+def _query(path: str, chance: random.Random) -> str:
+    names = (
+        "limit",
+        "cursor",
+        "before",
+        "since",
+        "until",
+        "action",
+        "sandbox_id",
+        "min_confidence",
+    )
+    values = (
+        *("1", "-1", "1e400", "NaN", "", "%00", "%ff", "%F0%9F", "9" * 30, "bm9uZQ==", "null"),
+        *("2026-01-01T00:00:00Z", "2026-13-01", "0001-01-01T00:00:00%2B14:00", "%ed%a0%80"),
+    )
+    count = chance.randint(1, 4)
+    chosen = [f"{chance.choice(names)}={chance.choice(values)}" for _ in range(count)]
+    return f"{path}?{'&'.join(chosen)}"
+
+
+FAMILIES: dict[str, Callable[[random.Random], Request]] = {
+    "decisions": _decision,
+    "telemetry": _telemetry,
+    "patterns": _patterns,
+    "infer": _infer,
+    "models and repository": _repository,
+    "logs": _log,
+}
+
+
+def is_valid(request: Request) -> bool:
+    """Whether a body may be decided from, by the contract's own parsers."""
+    if request.headers.get("Content-Encoding"):  # none is supported here
+        return False
+    body, path = request.body, request.path.partition("?")[0]
+    try:
+        if path.endswith("/rows"):
+            return len(body) % 224 == 0 and bool(body)
+        if body.lstrip(b" \t\r\n")[:1] == b"[":
+            records = [bytes(raw) for raw in msgspec.json.decode(body, type=list[msgspec.Raw])]
+        else:
+            records = [body]
+        for raw in records:
+            if path.endswith("/carried"):
+                msgspec.json.decode(raw, type=CarriedEvent)
+            else:
+                telemetry.parse(raw)
+    except (TelemetryError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return bool(records)
+
+
+def run(url: str, family: str, count: int, seed: int, key: str | None = None) -> Found:
+    """Send a family's malformed requests, one after another on one connection.
+
+    Args:
+        url: of the service.
+        family: one of `FAMILIES`.
+        count: how many.
+        seed: of the mutations.
+        key: an API key, where the service wants one.
+    """
+    chance, found, began = random.Random(f"{family} {seed}"), Found(), time.monotonic()
+    host = url.removeprefix("http://")
+    connection = HTTPConnection(host, timeout=30)
+    while found.sent < count:
+        request = FAMILIES[family](chance)
+        if key is not None:
+            request.headers["Authorization"] = f"Bearer {key}"
+        request = mutated(request, chance)
+        found.sent += 1
+        try:
+            status, content = _send(connection, request)
+        except (HTTPException, OSError) as error:  # refused by the HTTP parser, which hangs up
+            found.statuses[type(error).__name__] += 1
+            connection.close()
+            connection = HTTPConnection(host, timeout=30)
+            continue
+        found.statuses[str(status)] += 1
+        overload = status == 503 and b"overloaded" in content
+        if status >= 500 and not overload:
+            found.server_errors.append(f"{status} {content[:300]!r} {request}"[:1500])
+        if family == "decisions" and status == 200 and not is_valid(request):
+            found.decided.append(f"{content[:300]!r} {request}"[:1500])
+    connection.close()
+    found.seconds = time.monotonic() - began
+    return found
+
+
+def _send(connection: HTTPConnection, request: Request) -> tuple[int, bytes]:
+    connection.putrequest(request.method, request.path.encode().decode("latin-1"))
+    for name, value in request.headers.items():
+        connection.putheader(name, value.encode("latin-1"))
+    connection.putheader("Content-Length", str(len(request.body)))
+    connection.endheaders()
+    connection.send(request.body)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def run_calls(target: str, count: int, seed: int, key: str | None = None) -> Found:
+    """Malformed calls of `ModelInfer` over gRPC; arguments as those of `run`."""
+    metadata = (("authorization", f"Bearer {key}"),) if key is not None else ()
+    chance, found, began = random.Random(seed), Found(), time.monotonic()
+    with grpc.insecure_channel(target) as channel:
+        stub = stubs.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        raw = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        while found.sent < count:
+            found.sent += 1
+            message = _call(chance)
+            try:
+                if chance.random() < 0.5:
+                    content = bytearray(message.SerializeToString())
+                    for _ in range(chance.randint(1, 5)):
+                        content[chance.randrange(len(content))] = chance.randrange(256)
+                    cut = chance.choice((None, chance.randrange(len(content))))
+                    raw(bytes(content[:cut]), metadata=metadata)
+                else:
+                    stub.ModelInfer(message, metadata=metadata)
+            except grpc.RpcError as error:
+                code = error.code()
+                found.statuses[code.name] += 1
+                if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE):
+                    found.server_errors.append(f"{error} {message}"[:1500])
+            else:
+                found.statuses["OK"] += 1
+    found.seconds = time.monotonic() - began
+    return found
+
+
+def _call(chance: random.Random) -> Any:
+    message = pb.ModelInferRequest(model_name=MODEL)
+    for name in ("windows", "carry"):
+        shape = [chance.choice((0, 1, 1, 1, 2, -1, 2**62)), chance.choice((14, 14, 14, 0, 13, -1))]
+        tensor = message.inputs.add(
+            name=name, datatype=chance.choice(("FP64", "FP64", "BYTES", "", "FP32"))
+        )
+        tensor.shape.extend(shape)
+        values = [*_row(chance)] if name == "windows" else [0.0] * 14
+        if chance.random() < 0.5:
+            values[chance.randrange(14)] = chance.choice((float("nan"), 1e308, -1.0, float("inf")))
+        if chance.random() < 0.5:
+            tensor.contents.fp64_contents.extend(values[: chance.choice((14, 14, 0, 5))])
+        else:
+            message.raw_input_contents.append(
+                struct.pack("<14d", *values)[: chance.choice((112, 112, 0, 7))]
+            )
+    if chance.random() < 0.2:
+        message.outputs.add(name=chance.choice(("q_values", "none", "")))
+    if chance.random() < 0.1:
+        message.model_name = chance.choice(("", "none", "x" * 5000))
+    return message
+
+
+def main() -> None:
+    """Run and print."""
+    from benchmarks.deployment import free_port
+    from benchmarks.release_variants import Publisher
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bodies", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    calls = free_port()
+    bad = 0
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        Publisher(home).publish(1)
+        with Deployment(home, DRL_SERVING__GRPC_PORT=str(calls)) as deployment:
+            for family in (*FAMILIES, "gRPC"):
+                before = deployment.memory_bytes()
+                if family == "gRPC":
+                    found = run_calls(f"127.0.0.1:{calls}", options.bodies, options.seed)
+                else:
+                    found = run(deployment.url, family, options.bodies, options.seed)
+                grown = (deployment.memory_bytes() - before) / 2**20
+                assert deployment.answers()
+                bad += len(found.server_errors) + len(found.decided)
+                print(
+                    f"{family:<22}{found.sent:>7} in {found.seconds:.0f} s, "
+                    f"memory {grown:+.1f} MiB, 5xx {len(found.server_errors)}, "
+                    f"decided {len(found.decided)}, "
+                    f"{dict(sorted(found.statuses.items()))}",
+                    flush=True,
+                )
+                for line in [*found.server_errors, *found.decided][:5]:
+                    print("   ", line)
+    raise SystemExit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()
