@@ -26,6 +26,9 @@ MENU: tuple[tuple[str, str, Scope | None], ...] = (
 )
 """Pages, and the scope that each needs; None: any good key."""
 
+MAX_FORM_BYTES = 16_384
+"""Of a post; parsing it holds up others."""
+
 _log = structlog.stdlib.get_logger(__name__)
 
 

@@ -13,12 +13,18 @@ from drl_serving.audit import log
 from drl_serving.audit.log import Audit
 from drl_serving.problems import Problem
 from drl_serving.web import pages
-from drl_serving.web.console import Console, client, form_of, principal, problem_page
+from drl_serving.web.console import (
+    MAX_FORM_BYTES,
+    Console,
+    client,
+    form_of,
+    principal,
+    problem_page,
+)
 from drl_serving.web.health import Overview
 from drl_serving.web.sessions import require_same_origin
 
 AUDIT_PAGE = 50
-MAX_FORM_BYTES = 16_384
 
 
 class ConsoleController(Controller):

@@ -9,7 +9,6 @@ import datetime as dt
 import time
 from typing import Any
 
-from drl_core.bundle import BundleError
 from drl_core.database import DatabaseUnavailable
 from drl_core.landing import LandingZone
 from drl_core.outbox import OutboxError
@@ -97,32 +96,30 @@ class Overview:
             manifest = current.manifest
             model = Fact("Model", manifest.model_version, f"release {manifest.sequence}")
         wanted = self._decisions.rules.mode
-        mode = Fact("Mode", wanted, "decides and records" if wanted == "observe" else "dispatches")
+        told = "decides and records" if wanted == "observe" else "decisions are to be carried out"
+        mode = Fact("Mode", wanted, told)
         if challenger is None:
             return [model, Fact("Challenger", "none", "serving.challenger names one"), mode]
         return [model, Fact("Challenger", challenger.manifest.model_version), mode]
 
     def _files(self) -> tuple[list[Fact], list[Fact]]:
+        metrics = {metric.name: metric.samples for metric in self._metrics.collect()}
+        sizes = [sample.value for sample in metrics["drl_worker_resident_memory_bytes"]]
+        buffered = sum(sample.value for sample in metrics["drl_telemetry_buffered_events"])
         facts = [
-            self._workers(),
+            self._workers(sizes),
             self._last_decision(),
             self._outbox(),
             self._landing_writable(),
-            self._telemetry_waiting(),
+            Fact("Telemetry", f"{buffered:.0f} waiting", "events not yet durable, all workers"),
         ]
         return facts, [*self._landing(), self._last_release()]
 
-    def _workers(self) -> Fact:
-        values = [
-            sample.value
-            for metric in self._metrics.collect()
-            if metric.name == "drl_worker_resident_memory_bytes"
-            for sample in metric.samples
-        ]
+    def _workers(self, sizes: list[float]) -> Fact:
         wanted = self._settings.serving.workers
-        sizes = ", ".join(f"{value / 1e6:.0f} MB" for value in values)
-        standing: Standing = "ok" if len(values) == wanted else "attention"
-        return Fact("Workers", f"{len(values)} of {wanted}", sizes, standing)
+        told = ", ".join(f"{size / 1e6:.0f} MB" for size in sizes)
+        standing: Standing = "ok" if len(sizes) == wanted else "attention"
+        return Fact("Workers", f"{len(sizes)} of {wanted}", told, standing)
 
     def _last_decision(self) -> Fact:
         for _, entry in self._journal.newest_first(1):
@@ -147,15 +144,6 @@ class Overview:
         if self._telemetry.writable():
             return Fact("Landing zone", "writable")
         return Fact("Landing zone", "not writable", "telemetry is refused with 503", "failed")
-
-    def _telemetry_waiting(self) -> Fact:
-        waiting = sum(
-            sample.value
-            for metric in self._metrics.collect()
-            if metric.name == "drl_telemetry_buffered_events"
-            for sample in metric.samples
-        )
-        return Fact("Telemetry", f"{waiting:.0f} waiting", "events not yet durable, all workers")
 
     def _landing(self) -> list[Fact]:
         try:
@@ -186,8 +174,8 @@ class Overview:
                 return Fact("Last release", "none yet", standing="unknown")
             newest = releases[-1]
             age = time.time() - newest.stat().st_mtime
-        except (OSError, BundleError) as error:
-            return Fact("Last release", "unreadable", str(error), "failed")
+        except OSError as error:
+            return Fact("Last release", "unreadable", error.strerror or "", "failed")
         return Fact(
             "Last release", ago(age), f"number {int(newest.stem)}, {len(releases)} in the store"
         )

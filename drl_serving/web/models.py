@@ -18,7 +18,14 @@ from drl_serving.model import ModelHolder
 from drl_serving.models import service
 from drl_serving.problems import Problem
 from drl_serving.web.charts import Chart, Value, chart
-from drl_serving.web.console import Console, client, form_of, principal, problem_page
+from drl_serving.web.console import (
+    MAX_FORM_BYTES,
+    Console,
+    client,
+    form_of,
+    principal,
+    problem_page,
+)
 from drl_serving.web.pages import words
 from drl_serving.web.schemas import Evaluation, Matrix
 
@@ -41,6 +48,7 @@ class ModelPages(Controller):
 
     path = "/console"
     include_in_schema = False
+    request_max_body_size = MAX_FORM_BYTES
     exception_handlers = {Exception: problem_page}  # noqa: RUF012 - as the framework reads it
 
     @get("/model", operation_id="console_model")
