@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 
 TELEMETRY ?=
 ONCE ?=
+PEERS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint protos properties bench sample clean
@@ -45,10 +46,11 @@ protos: install ## the code of the protocol buffers, after a change to a .proto
 properties: install ## the table of the 44 correctness properties, with results
 	$(BIN)/python -m tests.properties.table
 
-bench: install ## benchmarks against named peers, in one run
+bench: install ## benchmarks against named peers, in one run (PEERS=PYTHON for those of serving)
 	$(BIN)/python -m benchmarks.ingest
 	$(BIN)/python -m benchmarks.freshness
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.serving $(if $(PEERS),--peers '$(PEERS)')
 
 sample: install ## record the sample again (needs strace)
 	$(BIN)/python samples/record.py

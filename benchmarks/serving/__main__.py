@@ -3,7 +3,7 @@
 PYTHON is the interpreter of an environment that has the peers, which pin what they need:
 
     python3.11 -m venv /tmp/peers
-    /tmp/peers/bin/pip install mlserver bentoml litserve fastapi 'uvicorn[standard]' onnxruntime
+    /tmp/peers/bin/pip install -r benchmarks/serving/peers/requirements.txt
 
 All servers serve the same graph with one worker on one processor core, the load generator has the
 other. Rounds go over all of them in turn. Then come Poisson arrivals against two workers, beside a

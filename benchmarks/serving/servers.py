@@ -98,24 +98,22 @@ def peers(python: str, home: Home) -> list[Server]:
         where = ["--host", "127.0.0.1", "--port", str(port)]
         return [python, "-m", "bentoml", "serve", f"{PEERS}.bento:Policy", *where]
 
-    def mlserver(name: str, parallel: int) -> Server:
-        """`parallel` worker processes beside the one that answers; 0: the model is in that one."""
+    def mlserver(port: int) -> dict[str, str]:
+        ports = {"MLSERVER_HTTP_PORT": port, "MLSERVER_GRPC_PORT": port + 1}
+        # no pool of processes behind the one that answers: its cheapest way
+        ports |= {"MLSERVER_METRICS_PORT": port + 2, "MLSERVER_PARALLEL_WORKERS": 0}
+        return model | {name: str(value) for name, value in ports.items()}
 
-        def variables(port: int) -> dict[str, str]:
-            ports = {"MLSERVER_HTTP_PORT": port, "MLSERVER_GRPC_PORT": port + 1}
-            ports |= {"MLSERVER_METRICS_PORT": port + 2, "MLSERVER_PARALLEL_WORKERS": parallel}
-            return model | {name: str(value) for name, value in ports.items()}
-
-        main = "import sys; from mlserver.cli import main; sys.exit(main())"
-        command = [python, "-c", main, "start", "benchmarks/serving/peers/mlserver"]
-        wire = payloads.as_tensors("/v2/models/drl-policy/infer", {})
-        return Server(name, lambda port: command, wire, variables)
-
+    main = "import sys; from mlserver.cli import main; sys.exit(main())"
     return [
         _uvicorn("bare ASGI", python, f"{PEERS}.bare:app", event("/", {}), model),
         _uvicorn("FastAPI", python, f"{PEERS}.fast:app", event("/decide", {}), model),
-        mlserver("MLServer", 0),
-        mlserver("MLServer, 1", 1),
+        Server(
+            "MLServer",
+            lambda port: [python, "-c", main, "start", "benchmarks/serving/peers/mlserver"],
+            payloads.as_tensors("/v2/models/drl-policy/infer", {}),
+            mlserver,
+        ),
         Server(
             "LitServe",
             lambda port: [python, "-m", f"{PEERS}.lit", str(port)],
