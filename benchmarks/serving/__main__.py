@@ -70,9 +70,9 @@ def side_by_side(
     other = servers.twin(home, folder / "twin")
     many = [servers.ours(home, url), servers.ours(other, url, log_share=1.0)]
     many += servers.peers(peers, home) if peers else []
-    closed.start_times(many, 1, folder, {})  # compiles what each imports
-    closed.start_times(many, STARTS, folder, rows)
     client = Client(closed.CLIENT_CORES)
+    closed.start_times(many, 1, folder, client, {})  # compiles what each imports
+    closed.start_times(many, STARTS, folder, client, rows)
     with closed.all_started(many, folder, rows) as targets:
         ours, mlserver = targets[0], next((t for t in targets if t.name == "MLServer"), None)
         v2 = replace(ours, name="drl, V2", wire=payloads.as_tensors(closed.INFER, home.headers))

@@ -61,12 +61,22 @@ class Target:
     wire: Wire
 
 
-def start_times(servers: Sequence[Server], rounds: int, folder: Path, rows: dict[str, Row]) -> None:
-    """Start and stop all servers in turn."""
+def start_times(
+    servers: Sequence[Server], rounds: int, folder: Path, client: Client, rows: dict[str, Row]
+) -> None:
+    """Start and stop all servers in turn; memory after a little load, while each runs alone.
+
+    Alone, since pages that several servers map would count for each of them in part.
+    """
     for _ in range(rounds):
         for server in servers:
-            with _started(server, folder, rows):
-                pass
+            with _started(server, folder, rows) as target:
+                job = Job(
+                    kind="closed", port=target.port, wire=target.wire, connections=16, seconds=0.5
+                )
+                client.run(job)
+                row = rows[server.name]
+                row.pss_mb, row.rss_mb = target.running.memory_mb()
 
 
 @contextlib.contextmanager
@@ -124,8 +134,6 @@ def rounds(
                 row.p50_ms[connections].append(float(p50))
                 row.p99_ms[connections].append(float(p99))
                 row.client_share[connections].append(seen.cpu_share)
-    for target in targets:
-        rows[target.name].pss_mb, rows[target.name].rss_mb = target.running.memory_mb()
 
 
 class _Postgres:

@@ -125,7 +125,9 @@ def _servers(rows: Mapping[str, Row]) -> str:
             )
     lines += ["", f"{'':14}{'start, s':20}{'PSS MB':>8}{'RSS MB':>8}{'errors':>8}  PostgreSQL's"]
     for name, row in rows.items():
-        start = _range(row.start_s, 2) if row.start_s else ""
+        if not row.start_s:
+            continue  # another way to ask a server that has a line
+        start = _range(row.start_s, 2)
         beside = f"{median(row.database_us):.0f} us" if row.database_us else ""
         lines.append(
             f"{name:14}{start:20}{row.pss_mb:8.0f}{row.rss_mb:8.0f}{row.errors:8}  {beside}"
