@@ -10,13 +10,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from drl_serving import tracing
 from drl_serving.access.principal import Principal
-from drl_serving.access.service import Access
+from drl_serving.access.service import Access, is_loopback
 from drl_serving.metrics import Metrics
 from drl_serving.problems import PROTOCOL, Problem, as_problem, with_error
 from drl_serving.spans import SpanExporter
@@ -28,6 +29,7 @@ _SELF_TIMED = ("/v1/telemetry", "/v1/decisions/live")
 """Streams: they bound the time of each part by themselves."""
 _DECISIONS = "/v1/decisions"
 _CONSOLE = "/console"
+_SAFE = ("GET", "HEAD", "OPTIONS")
 _JSON = (b"content-type", b"application/json")
 
 Pairs = tuple[tuple[bytes, bytes], ...]
@@ -164,6 +166,8 @@ class Front:
         else:
             client = scope["client"]
             principal = self._access.authenticate(scope["headers"], client[0] if client else None)
+        if principal.kind == "anonymous" and scope["method"] not in _SAFE:
+            _require_no_other_site(scope)
         self._access.admit(principal)
         scope["state"]["principal"] = principal
 
@@ -199,8 +203,6 @@ class Front:
         await answer.send(200, [_JSON], decided)
 
     async def _answer_problem(self, scope: HTTPScope, answer: "_Answer", problem: Problem) -> None:
-        if scope["path"].startswith("/v2"):  # where clients read the protocol's own member
-            problem.extra["error"] = problem.detail
         self._metrics.answered(scope["method"], _label(scope["path"]), problem.status)
         if scope["path"].startswith(PROTOCOL):
             problem = with_error(problem)
@@ -249,6 +251,28 @@ def _is_json(scope: HTTPScope) -> bool:
         elif name == b"content-encoding":
             return False
     return is_json
+
+
+def _require_no_other_site(scope: HTTPScope) -> None:
+    """Where nobody needs credentials, a page of another site must not act through a browser here.
+
+    Raises:
+        Problem: 403 where the request says that it comes from one.
+    """
+    for name, value in scope["headers"]:
+        if name == b"sec-fetch-site" and value in (b"cross-site", b"same-site"):
+            raise _other_site()
+        if name == b"origin" and not is_loopback(urlsplit(value.decode("latin-1")).hostname or ""):
+            raise _other_site()
+
+
+def _other_site() -> Problem:
+    return Problem(
+        403,
+        "other-site",
+        "a page of another site sent this request through a browser",
+        "Use the service's own console, or configure credentials: `drl keys create --name NAME`.",
+    )
 
 
 def _label(path: str) -> str:

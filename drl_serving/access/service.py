@@ -196,7 +196,7 @@ def forbidden(scope: str) -> Problem:
         403,
         "missing-scope",
         f"this needs the scope {scope}",
-        f"Use credentials that have it: `drl keys create --scope {scope}`.",
+        f"Use credentials that have it: `drl keys create --name NAME --scope {scope}`.",
         headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
     )
 

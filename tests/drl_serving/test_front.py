@@ -171,6 +171,33 @@ def test_every_answer_has_the_security_headers_and_a_trace(publisher: Any) -> No
             assert answer.headers["traceparent"] != trace
 
 
+@pytest.mark.property(44)
+@pytest.mark.parametrize(
+    "headers",
+    [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example:8000"}, {"Origin": "null"}],
+)
+def test_where_nobody_needs_credentials_another_sites_page_cannot_act(
+    publisher: Any, headers: dict[str, str]
+) -> None:
+    publisher.publish("v1")
+    publisher.publish("v2")
+    with TestClient(Service(publisher.settings).front) as client:
+        for path in (
+            "/v1/models/rollback",
+            "/v1/decisions",
+            "/v2/repository/models/drl-policy/unload",
+        ):
+            answer = client.post(path, headers=headers)
+            assert (answer.status_code, answer.json()["type"]) == (
+                403,
+                "urn:drl:problem:other-site",
+            )
+        assert client.get("/v1/models/current").json()["model_version"] == "v2"
+        own = {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}
+        body = {"episode_id": "own", "step": 0}
+        assert client.post("/v1/decisions", json=body, headers=own).status_code == 200
+
+
 def test_limits_follow_the_configuration(publisher: Any) -> None:
     publisher.publish("v1")
     service = Service(publisher.settings)
