@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from litestar import Controller, Request, get, post
 from litestar.di import NamedDependency
-from litestar.params import Parameter
+from litestar.params import FromPath, Parameter
 
 from drl_serving import openapi
 from drl_serving.access.guards import requires
@@ -48,7 +48,9 @@ class ModelController(Controller):
         summary="A release's manifest by its model version, and where it stands in this service",
         responses=openapi.problems(400, 404, 409),
     )
-    async def one(self, models: NamedDependency[ModelHolder], version: str) -> ModelDetails:
+    async def one(
+        self, models: NamedDependency[ModelHolder], version: FromPath[str]
+    ) -> ModelDetails:
         return await service.details(models, version)
 
     @post(
