@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from drl_core.actions import ACTION_COUNT, CONTAINING, allowed
+from drl_core.actions import ACTION_COUNT, CONTAINING, MAX_ISOLATION_LEVEL, allowed
 from drl_core.features import CARRY_WIDTH, SIGNAL_COUNT, WINDOW_WIDTH, Array, start, window
 from drl_core.telemetry import Event
 from drl_serving import bodies
@@ -119,9 +119,9 @@ def actions(
     q_values: npt.NDArray[np.float32], isolation_level: Array, margin: float
 ) -> npt.NDArray[np.int64]:
     """`drl_serving.decisions.rules.choose` for many rows: the action ids, [N]."""
-    values = np.where(
-        allowed(isolation_level.astype(np.int64)), q_values.astype(np.float64), -np.inf
-    )
+    values = q_values.astype(np.float64)
+    if isolation_level.max() >= MAX_ISOLATION_LEVEL:
+        values[~allowed(isolation_level.astype(np.int64))] = -np.inf
     best = values.argmax(1)
     if margin:
         others = values.copy()

@@ -207,13 +207,14 @@ def test_calls_without_the_right_credential_are_refused(
 def test_the_committed_code_is_what_the_protos_make(tmp_path: Path) -> None:
     for proto, plugins in (
         ("drl_core/protos/graph", ["python", "pyi"]),
+        ("drl_core/protos/telemetry", ["python", "pyi"]),
         ("drl_serving/rpc/protos/open_inference", ["python", "pyi", "grpc_python"]),
     ):
         outs = [f"--{plugin}_out={tmp_path}" for plugin in plugins]
         command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", *outs, f"{proto}.proto"]
         subprocess.run(command, cwd=REPOSITORY, check=True)
     made = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(made) == 5
+    assert len(made) == 7
     for path in made:
         committed = REPOSITORY / path.relative_to(tmp_path)
         assert path.read_bytes() == committed.read_bytes(), f"{committed}: run `make protos`"
