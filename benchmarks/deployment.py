@@ -38,12 +38,14 @@ class Deployment:
     Args:
         home: the service's home; its model store has a release.
         workers: of the service.
+        ready: whether a released model is waited for.
         environ: further variables of the service.
     """
 
-    def __init__(self, home: Path, workers: int = 2, **environ: str) -> None:
+    def __init__(self, home: Path, workers: int = 2, *, ready: bool = True, **environ: str) -> None:
         self.home = home
         self.workers = workers
+        self._probe = "/health/ready" if ready else "/health/live"
         self.port, self._database_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.database_url = ""
@@ -113,7 +115,7 @@ class Deployment:
     def answers(self) -> bool:
         """Whether the service takes requests."""
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200
+            return httpx.get(f"{self.url}{self._probe}", timeout=5).status_code == 200
         return False
 
     def kill(self, kind: str) -> None:

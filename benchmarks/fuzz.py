@@ -11,6 +11,8 @@ import argparse
 import json
 import random
 import struct
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,7 +22,6 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-import grpc
 import msgspec
 
 from benchmarks.chaos import event, pattern
@@ -28,8 +29,6 @@ from benchmarks.deployment import Deployment
 from drl_core import telemetry
 from drl_core.telemetry import TelemetryError
 from drl_serving.decisions.schemas import CarriedEvent
-from drl_serving.rpc.protos import open_inference_pb2 as pb
-from drl_serving.rpc.protos import open_inference_pb2_grpc as stubs
 
 JSON, OCTETS = "application/json", "application/octet-stream"
 MODEL = "drl-policy"
@@ -179,13 +178,14 @@ _MUTATIONS: tuple[Callable[[Request, random.Random], None], ...] = (
 )
 
 
-def _row(chance: random.Random) -> list[float]:
+def row(chance: random.Random) -> list[float]:
+    """A valid window."""
     return [*(chance.random() for _ in range(9)), 0, 0, 1, 1, 0]
 
 
 def _infer(chance: random.Random, path: str = "") -> Request:
     tensors: list[dict[str, Any]] = [
-        {"name": "windows", "shape": [1, 14], "datatype": "FP64", "data": _row(chance)},
+        {"name": "windows", "shape": [1, 14], "datatype": "FP64", "data": row(chance)},
         {"name": "carry", "shape": [1, 14], "datatype": "FP64", "data": [0.0] * 14},
     ]
     body = {"inputs": tensors, "outputs": [{"name": "q_values"}]}
@@ -214,7 +214,7 @@ def _decision(chance: random.Random) -> Request:
             body = [{"event": event("fuzz", name, 0)}]
             return Request("POST", "/v1/decisions/carried", json.dumps(body).encode())
         case _:
-            content = struct.pack("<28d", *_row(chance), *[0.0] * 14)
+            content = struct.pack("<28d", *row(chance), *[0.0] * 14)
             return Request("POST", "/v1/decisions/rows", content, {"Content-Type": OCTETS})
 
 
@@ -293,7 +293,7 @@ def is_valid(request: Request) -> bool:
     """Whether a body may be decided from, by the contract's own parsers."""
     if request.headers.get("Content-Encoding"):  # none is supported here
         return False
-    body, path = request.body, request.path.partition("?")[0]
+    body, path = request.body, request.path.partition("?")[0].rstrip("/")
     try:
         if path.endswith("/rows"):
             return len(body) % 224 == 0 and bool(body)
@@ -360,57 +360,17 @@ def _send(connection: HTTPConnection, request: Request) -> tuple[int, bytes]:
 
 
 def run_calls(target: str, count: int, seed: int, key: str | None = None) -> Found:
-    """Malformed calls of `ModelInfer` over gRPC; arguments as those of `run`."""
-    metadata = (("authorization", f"Bearer {key}"),) if key is not None else ()
-    chance, found, began = random.Random(seed), Found(), time.monotonic()
-    with grpc.insecure_channel(target) as channel:
-        stub = stubs.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
-        raw = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        while found.sent < count:
-            found.sent += 1
-            message = _call(chance)
-            try:
-                if chance.random() < 0.5:
-                    content = bytearray(message.SerializeToString())
-                    for _ in range(chance.randint(1, 5)):
-                        content[chance.randrange(len(content))] = chance.randrange(256)
-                    cut = chance.choice((None, chance.randrange(len(content))))
-                    raw(bytes(content[:cut]), metadata=metadata)
-                else:
-                    stub.ModelInfer(message, metadata=metadata)
-            except grpc.RpcError as error:
-                code = error.code()
-                found.statuses[code.name] += 1
-                if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE):
-                    found.server_errors.append(f"{error} {message}"[:1500])
-            else:
-                found.statuses["OK"] += 1
-    found.seconds = time.monotonic() - began
-    return found
+    """`benchmarks.fuzz_calls` in a process of its own; arguments as those of `run`.
 
-
-def _call(chance: random.Random) -> Any:
-    message = pb.ModelInferRequest(model_name=MODEL)
-    for name in ("windows", "carry"):
-        shape = [chance.choice((0, 1, 1, 1, 2, -1, 2**62)), chance.choice((14, 14, 14, 0, 13, -1))]
-        tensor = message.inputs.add(
-            name=name, datatype=chance.choice(("FP64", "FP64", "BYTES", "", "FP32"))
-        )
-        tensor.shape.extend(shape)
-        values = [*_row(chance)] if name == "windows" else [0.0] * 14
-        if chance.random() < 0.5:
-            values[chance.randrange(14)] = chance.choice((float("nan"), 1e308, -1.0, float("inf")))
-        if chance.random() < 0.5:
-            tensor.contents.fp64_contents.extend(values[: chance.choice((14, 14, 0, 5))])
-        else:
-            message.raw_input_contents.append(
-                struct.pack("<14d", *values)[: chance.choice((112, 112, 0, 7))]
-            )
-    if chance.random() < 0.2:
-        message.outputs.add(name=chance.choice(("q_values", "none", "")))
-    if chance.random() < 0.1:
-        message.model_name = chance.choice(("", "none", "x" * 5000))
-    return message
+    Clients of the protocol bring messages of the same names, which one process has once.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.fuzz_calls", target, str(count), str(seed), key or ""],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+        check=True,
+    )
+    return msgspec.json.decode(done.stdout, type=Found)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from drl_serving.access.tls import uvicorn_options
 from drl_serving.inference.service import Inference
 from drl_serving.metrics import Metrics
 from drl_serving.rpc.protos import open_inference_pb2_grpc as stubs
+from drl_serving.rpc.reading import Reading
 from drl_serving.rpc.servicer import Authority, Health, Servicer
 
 MAX_CALLS = 256
@@ -35,6 +36,7 @@ async def start(
     """
     serving = settings.serving
     server = grpc.aio.server(
+        interceptors=[Reading()],
         maximum_concurrent_rpcs=MAX_CALLS,
         options=[
             ("grpc.so_reuseport", 1),

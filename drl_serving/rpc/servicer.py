@@ -24,6 +24,7 @@ from drl_serving.metrics import Metrics
 from drl_serving.problems import Problem, as_problem
 from drl_serving.rpc.protos import open_inference_pb2 as messages
 from drl_serving.rpc.protos import open_inference_pb2_grpc as stubs
+from drl_serving.rpc.reading import Unreadable
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -58,6 +59,7 @@ def _call(scope: str | None) -> Callable[[Method], Method]:
             code = grpc.StatusCode.OK
             try:
                 self.admit(context, scope)
+                _require_readable(request)
                 async with asyncio.timeout(self.timeout_s):
                     return await method(self, request, context)
             except TimeoutError:
@@ -202,7 +204,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
                 code = grpc.StatusCode.OK
             except Problem as problem:
                 answer = messages.ModelStreamInferResponse(error_message=problem.detail)
-                answer.infer_response.id = request.id
+                answer.infer_response.id = getattr(request, "id", "")
                 code = CODES.get(problem.status, grpc.StatusCode.INTERNAL)
             self.count("ModelStreamInfer", code)
             yield answer
@@ -210,6 +212,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
     async def _infer(self, request: Any) -> Any:
         began = time.perf_counter_ns()
         try:
+            _require_readable(request)
             model = await self._inference.model(request.model_name, request.model_version)
             asked = protocol.Asked(request.id, _inputs(request), _outputs(request))
             scores = await self._inference.infer(model, asked.inputs, began)
@@ -272,6 +275,11 @@ def _outputs(request: Any) -> dict[str, bool]:
         _require_supported(output)
     names = [protocol.require_output(output.name) for output in request.outputs]
     return dict.fromkeys(names or OUTPUTS, True)
+
+
+def _require_readable(request: Any) -> None:
+    if isinstance(request, Unreadable):
+        raise protocol.refuse(f"the message cannot be read: {request.reason}")
 
 
 def _require_supported(message: Any) -> None:
