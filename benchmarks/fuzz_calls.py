@@ -11,10 +11,10 @@ from typing import Any
 
 import grpc
 import msgspec
-
-from benchmarks.fuzz import MODEL, Found, row
 from tritonclient.grpc import service_pb2 as pb  # ours are in the same package: one of them
 from tritonclient.grpc import service_pb2_grpc as stubs
+
+from benchmarks.fuzz import MODEL, Found, row
 
 
 def run(target: str, count: int, seed: int, key: str | None) -> Found:

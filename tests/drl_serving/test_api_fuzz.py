@@ -64,14 +64,18 @@ def test_a_body_that_says_it_is_compressed_is_not_read_as_it_is(target: Target, 
     assert (answer.status_code, answer.json()["field"]) == (415, "Content-Encoding")
 
 
-@pytest.mark.property(44)
 def test_the_api_answers_as_its_description_says(target: Target) -> None:
-    """All checks of schemathesis, over every operation but the endless live feed."""
+    """The checks of schemathesis, over every operation but the endless live feed.
+
+    Without `ignored_auth`: guesses are throttled, which it takes for a failure; test_service_access
+    holds that every route refuses them.
+    """
     done = subprocess.run(
         [
             *(Path(sys.executable).with_name("schemathesis"), "--config-file"),
             *(HERE / "schemathesis.toml", "run", f"{target.deployment.url}/schema/openapi.json"),
-            *("--checks", "all", "--header", f"Authorization: Bearer {target.key}"),
+            *("--checks", "all", "--exclude-checks", "ignored_auth"),
+            *("--header", f"Authorization: Bearer {target.key}"),
             *("--max-examples", str(EXAMPLES), "--seed", "1", "--no-color"),
             *("--generation-database", "none", "--request-timeout", "30"),
         ],

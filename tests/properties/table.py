@@ -59,7 +59,6 @@ SENTENCES = {
 }
 
 OPEN = {
-    7: "no event stream yet: telemetry comes in requests and files",
     20: "no second sandbox stage is joined yet",
     40: "nothing is dispatched yet: the service decides and records",
     41: "nothing is dispatched yet",
