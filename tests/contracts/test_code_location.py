@@ -172,11 +172,15 @@ def private_imports(path: Path, library: str) -> list[str]:
     ]
 
 
+WRITES_AS_DAGSTER_DOES = "test_console_health.py"
+"""The console reads Dagster's tables, which have no public writer: a changed table must fail it."""
+
+
 def test_nothing_private_of_dagster_is_imported() -> None:
     found = {
         str(path.relative_to(REPOSITORY)): names
         for path in sources(*PACKAGES, "tests", "benchmarks")
-        if (names := private_imports(path, "dagster"))
+        if (names := private_imports(path, "dagster")) and path.name != WRITES_AS_DAGSTER_DOES
     }
     assert found == {}
 
