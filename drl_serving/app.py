@@ -7,64 +7,42 @@ neither the database nor the landing zone.
 
 import asyncio
 import contextlib
-import datetime as dt
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 
-import structlog
 from litestar import Litestar
-from litestar.datastructures import State
-from litestar.di import Provide
 
-from drl_core import decision_log
-from drl_core.database import DatabaseUnavailable
 from drl_core.settings import Settings, Watcher
-from drl_serving import openapi
+from drl_serving import routes
 from drl_serving.access.headers import json_headers, page_headers
 from drl_serving.access.service import Access, require_credentials
-from drl_serving.audit.controller import AuditController
 from drl_serving.audit.log import Audit
 from drl_serving.audit.refusals import Refusals
 from drl_serving.bodies import Limits
 from drl_serving.configuration import LiveSettings
-from drl_serving.decisions.controller import DecisionController
 from drl_serving.decisions.episodes import EpisodeStore
 from drl_serving.decisions.journal import Journal
 from drl_serving.decisions.lean import LeanDecision
 from drl_serving.decisions.lineage import DecisionReader
-from drl_serving.decisions.log_controller import DecisionLogController, Feeds
+from drl_serving.decisions.log_controller import Feeds
 from drl_serving.decisions.rules import Rules
 from drl_serving.decisions.service import DecisionService
 from drl_serving.decisions.shadow import Shadow
-from drl_serving.description import Description
 from drl_serving.front import Front, Headers
-from drl_serving.health.controller import HealthController
-from drl_serving.inference.controller import InferenceController
 from drl_serving.inference.service import Inference
 from drl_serving.logs import Logs
 from drl_serving.methods import Methods
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder
-from drl_serving.models.controller import ModelController
-from drl_serving.patterns.controller import PatternController
 from drl_serving.patterns.service import Patterns
-from drl_serving.problems import answer
 from drl_serving.spans import SpanExporter
 from drl_serving.state import SharedState
 from drl_serving.storage import Storage
-from drl_serving.telemetry.controller import TelemetryController
 from drl_serving.telemetry.service import TelemetryService
-from drl_serving.waiting import OutboxTold
+from drl_serving.upkeep import Upkeep, again_and_again
 from drl_serving.web.console import Console
-from drl_serving.web.controller import ConsoleController
-from drl_serving.web.decisions import DecisionPages
 from drl_serving.web.health import Overview
-from drl_serving.web.models import ModelPages
-from drl_serving.web.patterns import PatternPages
 from drl_serving.web.sessions import Sessions
-
-PRUNE_S = 3600.0
-_log = structlog.stdlib.get_logger(__name__)
 
 
 class Service:
@@ -107,6 +85,7 @@ class Service:
         kept = self.storage.outbox if self.storage.database else None
         self.journal = Journal(self.state, kept)
         self.reader = DecisionReader(self.journal, self.storage, self.models)
+        self.upkeep = Upkeep(self.access, self.metrics, self.storage, settings.database_url)
         self.metrics.watch_episodes(lambda: len(self.episodes))
         self.metrics.watch_gauge(self.metrics.telemetry_buffered, lambda: self.telemetry.waiting)
         decide = LeanDecision(self.access, self.models, self.decisions)
@@ -117,7 +96,7 @@ class Service:
         traced = settings.observability.otlp_endpoint is not None
         self.spans = SpanExporter(settings.observability) if traced else None
         self.front = Front(
-            Methods(self._litestar()),
+            Methods(routes.application(self._parts(), self.lifespan)),
             self.access,
             self.metrics,
             self.spans,
@@ -136,7 +115,7 @@ class Service:
         self.limits.max_batch = self.inference.max_rows = serving.max_batch
         self.models.set_challenger(serving.challenger)
         self.access.configure(settings.access)
-        self._kept_days = serving.decision_log_days
+        self.upkeep.kept_days = serving.decision_log_days
         self.front.max_queue_s = serving.max_queue_ms / 1000
         self.front.timeout_s = serving.request_timeout_s
         self.front.max_body = serving.max_body_bytes
@@ -158,12 +137,12 @@ class Service:
             self.metrics.watch,
             self.journal.watch,
             self.front.watch,
-            self._look_after,
-            self._prune,
+            self.upkeep.look_after,
+            self.upkeep.prune,
         ]
         if self.live:
             watches.append(self.live.watch)
-        tasks = [asyncio.create_task(_again_and_again(watch)) for watch in watches]
+        tasks = [asyncio.create_task(again_and_again(watch)) for watch in watches]
         calls = None
         if self.settings.serving.grpc_port is not None:
             from drl_serving.rpc import server as rpc  # gRPC takes memory: only where it is wanted
@@ -186,27 +165,9 @@ class Service:
             self.metrics.close()
             self.state.close()
 
-    async def _look_after(self) -> None:
-        """Once a second: changed credentials, and what waits for the database."""
-        told = OutboxTold(self.metrics, self.storage)
-        while True:
-            await asyncio.sleep(1.0)
-            await asyncio.to_thread(self.access.poll)
-            await asyncio.to_thread(told.tell)
-
-    async def _prune(self) -> None:
-        """Now and then, in the worker that drains: decisions that were kept long enough."""
-        while True:
-            await asyncio.sleep(PRUNE_S)
-            drainer, url = self.storage.drainer, self.settings.database_url
-            if url and drainer is not None and drainer.leading:
-                days = dt.timedelta(days=self._kept_days)
-                before = dt.datetime.now(dt.UTC) - days
-                with contextlib.suppress(DatabaseUnavailable):  # the next round will do
-                    await asyncio.to_thread(decision_log.prune, url, before)
-
-    def _litestar(self) -> Litestar:
-        parts = {
+    def _parts(self) -> dict[str, object]:
+        """What handlers may ask for, by the name of their argument."""
+        return {
             "settings": self.settings,
             "limits": self.limits,
             "metrics": self.metrics,
@@ -219,6 +180,7 @@ class Service:
             "telemetry": self.telemetry,
             "patterns": self.patterns,
             "audit": self.audit,
+            "access": self.access,
             "console": self.console,
             "overview": Overview(
                 self.settings,
@@ -230,30 +192,6 @@ class Service:
                 self.metrics,
             ),
         }
-        return Litestar(
-            route_handlers=[
-                DecisionController,
-                DecisionLogController,
-                TelemetryController,
-                ModelController,
-                InferenceController,
-                PatternController,
-                AuditController,
-                HealthController,
-                ConsoleController,
-                DecisionPages,
-                ModelPages,
-                PatternPages,
-            ],
-            dependencies={name: _provide(part) for name, part in parts.items()},
-            state=State({"access": self.access, "audit": self.audit}),
-            exception_handlers={Exception: answer},
-            before_send=[self.metrics.before_send],
-            lifespan=[self.lifespan],
-            openapi_config=openapi.config(Description()),
-            request_max_body_size=self.settings.serving.max_body_bytes,
-            logging_config=None,
-        )
 
 
 def create_app(
@@ -261,17 +199,3 @@ def create_app(
 ) -> Front:
     """Build the service: an ASGI application for one worker."""
     return Service(settings, watcher, logs).front
-
-
-async def _again_and_again(watch: Callable[[], Coroutine[None, None, None]]) -> None:
-    """Work that goes on as long as the service does: where it fails, it is told and restarts."""
-    while True:
-        try:
-            await watch()
-        except Exception:  # the boundary of a task that nobody awaits
-            _log.exception("background work failed, starting it again", work=watch.__qualname__)
-            await asyncio.sleep(1.0)
-
-
-def _provide(part: object) -> Provide:
-    return Provide(lambda: part, use_cache=True, sync_to_thread=False)

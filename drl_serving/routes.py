@@ -1,0 +1,66 @@
+"""Every route of the service, and the framework's application that has them."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+
+from drl_serving import openapi
+from drl_serving.audit.controller import AuditController
+from drl_serving.decisions.controller import DecisionController
+from drl_serving.decisions.log_controller import DecisionLogController
+from drl_serving.description import Description
+from drl_serving.health.controller import HealthController
+from drl_serving.inference.controller import InferenceController
+from drl_serving.models.controller import ModelController
+from drl_serving.patterns.controller import PatternController
+from drl_serving.problems import answer
+from drl_serving.telemetry.controller import TelemetryController
+from drl_serving.web.controller import ConsoleController
+from drl_serving.web.decisions import DecisionPages
+from drl_serving.web.models import ModelPages
+from drl_serving.web.patterns import PatternPages
+
+CONTROLLERS = (
+    DecisionController,
+    DecisionLogController,
+    TelemetryController,
+    ModelController,
+    InferenceController,
+    PatternController,
+    AuditController,
+    HealthController,
+    ConsoleController,
+    DecisionPages,
+    ModelPages,
+    PatternPages,
+)
+
+
+def application(
+    parts: Mapping[str, Any], lifespan: Callable[[Litestar], AbstractAsyncContextManager[None]]
+) -> Litestar:
+    """The application.
+
+    Args:
+        parts: what handlers may ask for, by the name of their argument.
+        lifespan: entered before the first request.
+    """
+    return Litestar(
+        route_handlers=list(CONTROLLERS),
+        dependencies={name: _provide(part) for name, part in parts.items()},
+        state=State({"access": parts["access"], "audit": parts["audit"]}),
+        exception_handlers={Exception: answer},
+        before_send=[parts["metrics"].before_send],
+        lifespan=[lifespan],
+        openapi_config=openapi.config(Description()),
+        request_max_body_size=parts["settings"].serving.max_body_bytes,
+        logging_config=None,
+    )
+
+
+def _provide(part: object) -> Provide:
+    return Provide(lambda: part, use_cache=True, sync_to_thread=False)
