@@ -78,12 +78,11 @@ class Attempt:
     compute_s: float = 0.0
     """That the models took."""
 
-    def take(self, key: EpisodeKey, name: bytes, episode: Episode | None) -> None:
-        """Begin from what is known of an episode."""
+    def take(self, key: EpisodeKey, name: bytes, episode: Episode | None, first: Event) -> None:
+        """Begin from what is known of an episode, of which `first` is the request's first event."""
         self.names[key] = name
-        version = self.models.champion.manifest.features_version
-        if episode is None or episode.features_version != version:
-            return  # folded by other features, as good as not known
+        if episode is None or not goes_on(episode, first, self.models.champion):
+            return
         self.episodes[key] = episode
         if episode.decision is not None:
             self.decisions[*key, episode.step] = unpack(episode.decision)
@@ -147,6 +146,17 @@ class Attempt:
         if episode is None:
             return START
         return episode.carry() if event.step > episode.step else episode.carry_before()
+
+
+def goes_on(episode: Episode, event: Event, model: ServedModel) -> bool:
+    """Whether an event goes on from a kept episode; otherwise the episode is as good as not known.
+
+    One that was folded by other features cannot; one that came back from telemetry and has no
+    decision yet may be begun again from its step 0.
+    """
+    if episode.features_version != model.manifest.features_version:
+        return False
+    return episode.decision is not None or event.step > 0
 
 
 def role_of(name: bytes, models: Models, rules: Rules) -> Role:

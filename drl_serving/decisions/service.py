@@ -20,6 +20,7 @@ from drl_serving.decisions.attempt import (
     Attempt,
     Caller,
     Models,
+    goes_on,
     make_decision,
     make_entry,
     not_finite,
@@ -72,13 +73,14 @@ class DecisionService:
             Problem: 409 for a step that is not an episode's next or last one, 500 for numbers
                 that are not finite. Nothing is kept of any event then.
         """
+        first = {episode_key(event): event for event in reversed(events)}
         names = {key: database_key(key) for key in dict.fromkeys(map(episode_key, events))}
         for _ in range(_ATTEMPTS):
             known = self.episodes.read(names.values())
             work = Attempt(self.rules, caller, models)
             for key, name in names.items():
                 found = known[name]
-                work.take(key, name, found.episode if found else None)
+                work.take(key, name, found.episode if found else None, first[key])
             work.decide(events)
             # in the order of last use, so that the episode named last is evicted last
             recent = list(dict.fromkeys(episode_key(event) for event in reversed(events)))
@@ -107,7 +109,7 @@ class DecisionService:
         for _ in range(_ATTEMPTS):
             found = self.episodes.read((name,))[name]
             episode = found.episode if found else None
-            if episode and episode.features_version != model.manifest.features_version:
+            if episode and not goes_on(episode, event, model):
                 episode = None
             last = episode.step if episode else -1
             check_step(event, 0, last)

@@ -125,13 +125,19 @@ def test_after_the_shared_state_is_gone_telemetry_brings_episodes_back(
         known = ask(service, steps).json()
         assert ask(service, steps[:5], "/v1/telemetry").status_code == 202
         assert ask(service, event(1, "gap"), "/v1/telemetry").status_code == 202
+        only = [event(n, "only") for n in range(3)]
+        assert ask(service, only, "/v1/telemetry").status_code == 202
     for path in (home / "state" / "shared").iterdir():
         path.unlink()  # as a boot does
     with start_service(home) as service:
-        service.wait_until(lambda: service.client.get("/health/ready").json()["episodes"] == 1)
+        service.wait_until(lambda: service.client.get("/health/ready").json()["episodes"] == 2)
+        for asked in (event(0, "only"), only):  # its telemetry came, nobody asked for decisions yet
+            assert ask(service, asked).status_code == 200
         again = ask(service, steps[5])
         assert again.status_code == 200
         np.testing.assert_allclose(again.json()["q_values"], known[5]["q_values"], atol=1e-6)
+        begun = ask(service, steps[0])  # decided already, so it is no beginning any more
+        assert (begun.status_code, begun.json()["type"]) == (409, "urn:drl:problem:old-step")
         gap = ask(service, event(2, "gap"))
         assert gap.status_code == 409
         assert "from step 0" in gap.json()["next"]

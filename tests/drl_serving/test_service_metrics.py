@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
 from drl_core.settings import Serving, Settings
@@ -116,6 +117,7 @@ def test_workers_add_up_and_the_dead_leave_only_their_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, "")
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)  # as it was, afterwards
     ended = tmp_path / "state" / "metrics" / "999999999"
     ended.mkdir(parents=True)
     metrics_module.prepare(Settings(home=str(tmp_path), serving=Serving(workers=2)))
