@@ -29,7 +29,8 @@ def released(new_publisher: Any, tmp_path_factory: Any) -> Any:
 def service(released: Any, start_service: Any) -> Iterator[Any]:
     """A running service that took v1, then v2."""
     with start_service(released.settings.home_path) as service:
-        service.wait_until(lambda: service.version() == "v1")
+        both = 'version="v1"} 2.0'  # of both workers: each holds what it has taken itself
+        service.wait_until(lambda: both in service.client.get("/metrics").text)
         released.publish("v2", 2.0)
         service.wait_until(lambda: "drl_model_sequence 2.0" in service.client.get("/metrics").text)
         yield service

@@ -3,6 +3,7 @@
 import socket
 import ssl
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -49,6 +50,9 @@ def test_the_service_answers_over_https_and_nothing_older_than_tls_1_2(
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
         try:
             trusting = ssl.create_default_context()
             authority.configure_trust(trusting)
