@@ -37,7 +37,8 @@ def address(released: Any, start_service: Any) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     with start_service(released.settings.home_path, DRL_SERVING__GRPC_PORT=port) as service:
-        service.wait_until(lambda: service.version() == "v1")
+        both = 'version="v1"} 2.0'  # of both workers: each holds what it has taken itself
+        service.wait_until(lambda: both in service.client.get("/metrics").text)
         released.publish("v2", 2.0)
         service.wait_until(lambda: "drl_model_sequence 2.0" in service.client.get("/metrics").text)
         yield f"127.0.0.1:{port}"
