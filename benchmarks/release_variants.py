@@ -41,12 +41,12 @@ class Publisher:
         made = network()
         self.store = ModelStore(home / "models")
         self.key = signing_key(home / "keys")
-        self._graph, self._golden = export(made), golden(made)
+        self.graph, self._golden = export(made), golden(made)
         self.old = b""
 
     def model(self, number: int) -> bytes:
         """The graph of a variant."""
-        model = onnx.load_from_string(self._graph)
+        model = onnx.load_from_string(self.graph)
         last = next(node for node in model.graph.node if "q_values" in node.output)
         last.output[0] = "before_offset"
         bias = np.full(5, number % OFFSETS, dtype=np.float32)
