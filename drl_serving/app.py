@@ -22,7 +22,7 @@ from drl_serving.bodies import Limits
 from drl_serving.configuration import LiveSettings
 from drl_serving.decisions.episodes import EpisodeStore
 from drl_serving.decisions.journal import Journal
-from drl_serving.decisions.lean import LeanDecision
+from drl_serving.decisions.lean import Batcher, LeanDecision
 from drl_serving.decisions.lineage import DecisionReader
 from drl_serving.decisions.log_controller import Feeds
 from drl_serving.decisions.rules import Rules
@@ -88,7 +88,8 @@ class Service:
         self.upkeep = Upkeep(self.access, self.metrics, self.storage, settings.database_url)
         self.metrics.watch_episodes(lambda: len(self.episodes))
         self.metrics.watch_gauge(self.metrics.telemetry_buffered, lambda: self.telemetry.waiting)
-        decide = LeanDecision(self.access, self.models, self.decisions)
+        self.batcher = Batcher(self.decisions, self.models)
+        decide = LeanDecision(self.access, self.batcher)
         tls = serving.tls_certificate is not None
         headers = Headers(json_headers(tls), page_headers(tls))
         sessions = Sessions(self.access, settings.keys_path, secure=tls)
@@ -174,6 +175,7 @@ class Service:
             "models": self.models,
             "inference": self.inference,
             "decisions": self.decisions,
+            "batcher": self.batcher,
             "journal": self.journal,
             "reader": self.reader,
             "feeds": Feeds(),

@@ -8,7 +8,7 @@ is unusual about that one, goes on to the application. Both ways give the same b
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -43,7 +43,7 @@ class Headers(NamedTuple):
     """On HTML."""
 
 
-Decide = Callable[[bytes, Principal, Trace], bytes]
+Decide = Callable[[bytes, Principal, Trace], Awaitable[bytes]]
 """One event's JSON -> the decision's JSON; raises what `as_problem` knows."""
 Visitor = Callable[[Iterable[tuple[bytes, bytes]]], Principal]
 """A request's headers -> who looks at the console; raises a `Problem` that leads to the sign-in."""
@@ -195,11 +195,15 @@ class Front:
             return
         state = scope["state"]
         try:
-            decided = self._decide(body, state["principal"], state["trace"])  # type: ignore[misc]
+            decided = await self._decide(  # type: ignore[misc]
+                body, state["principal"], state["trace"]
+            )
         except Exception as error:
             await self._answer_problem(scope, answer, as_problem(error))
             return
-        self._metrics.answered("POST", _DECISIONS, 200, time.perf_counter() - began)
+        took = time.perf_counter() - began
+        self._metrics.decision_seconds.observe(took)
+        self._metrics.answered("POST", _DECISIONS, 200, took)
         await answer.send(200, [_JSON], decided)
 
     async def _answer_problem(self, scope: HTTPScope, answer: "_Answer", problem: Problem) -> None:

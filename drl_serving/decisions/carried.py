@@ -13,8 +13,8 @@ from drl_core.actions import ACTION_COUNT, CONTAINING, MAX_ISOLATION_LEVEL, allo
 from drl_core.features import CARRY_WIDTH, SIGNAL_COUNT, WINDOW_WIDTH, Array, start, window
 from drl_core.telemetry import Event
 from drl_serving import bodies
-from drl_serving.decisions.attempt import Caller, Models, not_finite
 from drl_serving.decisions.schemas import CarriedDecision, CarriedEvent
+from drl_serving.decisions.scoring import Caller, Models, not_finite
 from drl_serving.decisions.service import DecisionService
 from drl_serving.inference.rows import validate
 from drl_serving.model import ServedModel

@@ -13,8 +13,9 @@ from drl_core.features import WINDOW_WIDTH
 from drl_serving import bodies, openapi
 from drl_serving.access.guards import requires
 from drl_serving.decisions import carried
-from drl_serving.decisions.attempt import Caller, models_of
+from drl_serving.decisions.lean import Batcher
 from drl_serving.decisions.schemas import CarriedDecision, Decision
+from drl_serving.decisions.scoring import Caller, models_of
 from drl_serving.decisions.service import DecisionService
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder
@@ -48,6 +49,7 @@ class DecisionController(Controller):
         limits: NamedDependency[bodies.Limits],
         models: NamedDependency[ModelHolder],
         decisions: NamedDependency[DecisionService],
+        batcher: NamedDependency[Batcher],
         metrics: NamedDependency[Metrics],
     ) -> Decision | list[Decision]:
         bodies.content_type(request, bodies.JSON)
@@ -55,20 +57,21 @@ class DecisionController(Controller):
         began = time.perf_counter()
         records, is_list = bodies.split(body)
         bodies.limit(len(records), limits.max_batch)
+        caller = _caller(request)
+        if not is_list:
+            decision = await batcher.decide(telemetry.parse(records[0]), caller)
+            metrics.decision_seconds.observe(time.perf_counter() - began)
+            return decision
 
         def decide() -> list[Decision]:
-            events = [
-                telemetry.parse(raw, number if is_list else None)
-                for number, raw in enumerate(records)
-            ]
+            events = [telemetry.parse(raw, number) for number, raw in enumerate(records)]
             if not events:
                 raise telemetry.TelemetryError("$", "the list is empty, send at least one event")
-            return decisions.decide(events, models_of(models), _caller(request)).answers
+            return decisions.decide(events, models_of(models), caller).answers
 
-        inline = len(records) <= INLINE
-        answers = decide() if inline else await asyncio.to_thread(decide)
+        answers = decide() if len(records) <= INLINE else await asyncio.to_thread(decide)
         metrics.decision_seconds.observe(time.perf_counter() - began)
-        return answers if is_list else answers[0]
+        return answers
 
     @post(
         "/carried",

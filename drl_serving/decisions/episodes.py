@@ -106,12 +106,8 @@ class EpisodeStore:
         state = self._state
         with state.env.begin(write=True, db=state.episodes) as writing:
             expired = self._expired()
-            for key in changed:
-                before, now = known[key], writing.get(key)
-                if now is not None and int.from_bytes(now[:_STAMP], "big") <= expired:
-                    now = None if before is None else now
-                if now != (before.raw if before else None):
-                    return False
+            if any(_moved(known[key], writing.get(key), expired) for key in changed):
+                return False
             for key, episode in changed.items():
                 self._put(writing, key, episode, writing.get(key))
             if any(known[key] is None for key in changed):
@@ -119,21 +115,33 @@ class EpisodeStore:
             _append(writing, state.journal, entries)
         return True
 
-    def commit_one(self, key: bytes, before: Known | None, episode: Episode, entry: bytes) -> bool:
-        """`commit` of one episode with its one entry, for the hot path."""
+    def commit_each(
+        self, known: Mapping[bytes, Known | None], changed: Mapping[bytes, tuple[Episode, bytes]]
+    ) -> list[bytes]:
+        """Keep what became of each episode that did not go on since it was read.
+
+        Args:
+            known: what the changes were made from, as `read` gave it.
+            changed: each episode, and its entry for the journal.
+
+        Returns:
+            Those that were kept.
+        """
+        if not changed:
+            return []
         state = self._state
+        kept = []
         with state.env.begin(write=True, db=state.episodes) as writing:
-            now = writing.get(key)
-            if before is None:
-                if now is not None and int.from_bytes(now[:_STAMP], "big") > self._expired():
-                    return False
-            elif now != before.raw:
-                return False
-            self._put(writing, key, episode, now)
-            if before is None:
+            expired = self._expired()
+            for key, (episode, _) in changed.items():
+                now = writing.get(key)
+                if not _moved(known[key], now, expired):
+                    self._put(writing, key, episode, now)
+                    kept.append(key)
+            if any(known[key] is None for key in kept):
                 self._evict(writing)
-            _append(writing, state.journal, (entry,))
-        return True
+            _append(writing, state.journal, [changed[key][1] for key in kept])
+        return kept
 
     def _expired(self) -> int:
         """Nanoseconds since the epoch: an episode last used then is forgotten."""
@@ -170,6 +178,13 @@ class EpisodeStore:
             writing.delete(name[_STAMP:])
             cursor.delete()
             excess -= 1
+
+
+def _moved(before: Known | None, now: bytes | None, expired: int) -> bool:
+    """Whether an episode went on, or away, since it was read as `before`."""
+    if before is not None:
+        return now != before.raw
+    return now is not None and int.from_bytes(now[:_STAMP], "big") > expired
 
 
 def _append(writing: lmdb.Transaction, journal: Any, entries: Collection[bytes]) -> None:

@@ -1,24 +1,65 @@
-"""One event's JSON to its decision's JSON, with nothing in between: what the front calls."""
+"""Single events to their decisions, in batches: what waits at one moment is decided at once."""
+
+import asyncio
 
 from drl_core import telemetry
+from drl_core.telemetry import Event
 from drl_serving.access.principal import Principal
 from drl_serving.access.service import Access
-from drl_serving.decisions.attempt import Caller, models_of
-from drl_serving.decisions.schemas import encode_json
+from drl_serving.decisions.schemas import Decision, encode_json
+from drl_serving.decisions.scoring import Caller, models_of
 from drl_serving.decisions.service import DecisionService
 from drl_serving.model import ModelHolder
+from drl_serving.problems import Problem
 from drl_serving.tracing import Trace
 
 
-class LeanDecision:
-    """Answers `POST /v1/decisions` for one event, as the route of the same path does."""
+class Batcher:
+    """Dynamic batching of single events.
 
-    def __init__(self, access: Access, models: ModelHolder, decisions: DecisionService) -> None:
-        self._access = access
-        self._models = models
+    Those that came in during one turn of the event loop are one run of the graph and one
+    transaction. Nobody waits for others to come: the turn ends when nothing else is ready.
+    """
+
+    def __init__(self, decisions: DecisionService, models: ModelHolder) -> None:
         self._decisions = decisions
+        self._models = models
+        self._waiting: list[tuple[Event, Caller, asyncio.Future[Decision]]] = []
 
-    def __call__(self, body: bytes, principal: Principal, trace: Trace) -> bytes:
+    def decide(self, event: Event, caller: Caller) -> asyncio.Future[Decision]:
+        """The decision of one event, as soon as the turn ends."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._end_turn)
+        future: asyncio.Future[Decision] = loop.create_future()
+        self._waiting.append((event, caller, future))
+        return future
+
+    def _end_turn(self) -> None:
+        waiting = [one for one in self._waiting if not one[2].done()]  # some were given up
+        self._waiting = []
+        try:
+            requests = [(event, caller) for event, caller, _ in waiting]
+            outcomes = self._decisions.decide_each(requests, models_of(self._models))
+        except Exception as error:  # told to everyone who waits
+            for _, _, future in waiting:
+                future.set_exception(error)
+            return
+        for (_, _, future), outcome in zip(waiting, outcomes, strict=True):
+            if isinstance(outcome, Problem):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+
+class LeanDecision:
+    """Answers `POST /v1/decisions` for one event: JSON to JSON, with no framework in between."""
+
+    def __init__(self, access: Access, batcher: Batcher) -> None:
+        self._access = access
+        self._batcher = batcher
+
+    async def __call__(self, body: bytes, principal: Principal, trace: Trace) -> bytes:
         """Decide.
 
         Raises:
@@ -26,5 +67,4 @@ class LeanDecision:
         """
         self._access.require(principal, "decide")
         event = telemetry.parse(body)
-        caller = Caller(principal.id, trace.trace_id)
-        return encode_json(self._decisions.decide_one(event, models_of(self._models), caller))
+        return encode_json(await self._batcher.decide(event, Caller(principal.id, trace.trace_id)))

@@ -6,33 +6,28 @@ kept. Where another worker moved an episode on meanwhile, the whole is done agai
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 from drl_core.actions import Action
-from drl_core.features import Array, window
+from drl_core.features import Array
 from drl_core.telemetry import Event
-from drl_serving.decisions.attempt import (
-    ANYBODY,
-    ROLES,
-    START,
-    Attempt,
-    Caller,
-    Models,
-    goes_on,
-    make_decision,
-    make_entry,
-    not_finite,
-    pack,
-    role_of,
-    unpack,
-)
-from drl_serving.decisions.episodes import Episode, EpisodeStore, database_key
+from drl_serving.decisions.attempt import ROLES, Attempt, episode_after, take_up
+from drl_serving.decisions.episodes import EpisodeStore, database_key
 from drl_serving.decisions.journal import packed
-from drl_serving.decisions.ordering import check_step, episode_key
+from drl_serving.decisions.ordering import episode_key
 from drl_serving.decisions.rules import Rules
-from drl_serving.decisions.schemas import Decision
+from drl_serving.decisions.schemas import Decision, Role
+from drl_serving.decisions.scoring import (
+    ANYBODY,
+    Caller,
+    Made,
+    Models,
+    Step,
+    journal_entry,
+    role_of,
+    score,
+)
 from drl_serving.decisions.shadow import Offer, Shadow
 from drl_serving.metrics import Metrics
 from drl_serving.problems import Problem
@@ -87,61 +82,78 @@ class DecisionService:
             changed = {
                 names[key]: work.episodes[key] for key in reversed(recent) if key in work.changed
             }
-            entries = [packed(entry) for entry in work.entries]
-            if not changed or self.episodes.commit(known, changed, entries):
-                self._tell(work, models)
-                decisions = work.decisions
-                answers = [decisions[event.key] for event in events]
-                return Decided(answers, [entry.decision for entry in work.entries])
+            if not changed or self.episodes.commit(known, changed, self._entries(work)):
+                self._tell(work)
+                answers = [work.decisions[event.key] for event in events]
+                return Decided(answers, [one.decision for one in work.made])
         raise _busy()
 
-    def decide_one(self, event: Event, models: Models, caller: Caller = ANYBODY) -> Decision:
-        """`decide` for one event, at less than half the cost; on the event loop's thread only.
+    def decide_each(
+        self, requests: Sequence[tuple[Event, Caller]], models: Models
+    ) -> list[Decision | Problem]:
+        """Decide single events of many requests as one batch; each may fail by itself.
 
-        Raises:
-            Problem: as `decide`.
+        Returns:
+            One outcome a request: its decision, or the problem that `decide` would raise.
         """
-        key = episode_key(event)
-        name = database_key(key)
-        rules = self.rules
-        role = role_of(name, models, rules)
-        model = models.of(role)
-        for _ in range(_ATTEMPTS):
-            found = self.episodes.read((name,))[name]
-            episode = found.episode if found else None
-            if episode and not goes_on(episode, event, model):
-                episode = None
-            last = episode.step if episode else -1
-            check_step(event, 0, last)
-            if episode is None:
-                before = START
-            elif event.step > last:
-                before = episode.carry()
-            elif episode.decision is None:
-                before = episode.carry_before()
+        names = [database_key(episode_key(event)) for event, _ in requests]
+        outcomes: dict[int, Decision | Problem] = {}
+        waiting = list(range(len(requests)))
+        for _ in range(_ATTEMPTS + len(requests)):
+            turn: dict[bytes, int] = {}  # one step of each episode at a time
+            for place in waiting:
+                turn.setdefault(names[place], place)
+            decided = self._decide_turn({n: requests[place] for n, place in turn.items()}, models)
+            outcomes |= {turn[name]: outcome for name, outcome in decided.items()}
+            waiting = [place for place in waiting if place not in outcomes]
+            if not waiting:
+                break
+        return [outcomes.get(place) or _busy() for place in range(len(requests))]
+
+    def _decide_turn(
+        self, turn: Mapping[bytes, tuple[Event, Caller]], models: Models
+    ) -> dict[bytes, Decision | Problem]:
+        """Decide one step of each episode; those that went on elsewhere meanwhile are left out."""
+        rules, known = self.rules, self.episodes.read(turn)
+        outcomes: dict[bytes, Decision | Problem] = {}
+        steps: dict[Role, list[Step]] = {role: [] for role in ROLES}
+        for name, (event, caller) in turn.items():
+            found, role = known[name], role_of(name, models, rules)
+            try:
+                before = take_up(event, found.episode if found else None, models.of(role))
+            except Problem as problem:
+                outcomes[name] = problem
             else:
-                return unpack(episode.decision)
-            row = window(event)
-            began = time.perf_counter()
-            q_values, after = model.run_one(row, before)
-            compute_s = time.perf_counter() - began
-            if not isfinite(sum(after.tolist())):
-                raise not_finite()
-            decision = make_decision(event, q_values, model, role, rules)
-            entry = make_entry(name, event, decision, rules, caller, row, before)
-            changed = Episode(
-                event.step,
-                decision.features_version,
-                before.tobytes(),
-                after.tobytes(),
-                pack(decision),
-            )
-            if self.episodes.commit_one(name, found, changed, packed(entry)):
-                self._tell_one(row, before, decision, models)
-                if self._metrics is not None:
-                    self._metrics.compute_seconds.observe(compute_s)
-                return decision
-        raise _busy()
+                if isinstance(before, Decision):
+                    outcomes[name] = before
+                else:
+                    steps[role].append(Step(name, event, before, caller))
+        made: dict[bytes, Made] = {}
+        for role, batch in steps.items():
+            for step, one in zip(batch, self._score(batch, role, models, rules), strict=True):
+                if isinstance(one, Problem):
+                    outcomes[step.name] = one
+                else:
+                    made[step.name] = one
+        changed = {
+            name: (episode_after(one), packed(journal_entry(one, rules)))
+            for name, one in made.items()
+        }
+        for name in self.episodes.commit_each(known, changed):
+            outcomes[name] = made[name].decision
+            self._tell_one(made[name], models)
+        return outcomes
+
+    def _score(
+        self, steps: Sequence[Step], role: Role, models: Models, rules: Rules
+    ) -> list[Made | Problem]:
+        if not steps:
+            return []
+        began = time.perf_counter()
+        scored = score(steps, models.of(role), role, rules)
+        if self._metrics is not None:
+            self._metrics.compute_seconds.observe(time.perf_counter() - began)
+        return scored
 
     def decide_carried(
         self, events: Sequence[Event], carries: Array, models: Models, caller: Caller = ANYBODY
@@ -155,34 +167,43 @@ class DecisionService:
             caller: for the journal.
         """
         work = Attempt(self.rules, caller, models)
-        batch = [(episode_key(e), e, carry) for e, carry in zip(events, carries, strict=True)]
-        work.names = {key: database_key(key) for key, _, _ in batch}
+        names = [database_key(episode_key(event)) for event in events]
+        steps = [
+            Step(name, event, carry, caller)
+            for name, event, carry in zip(names, events, carries, strict=True)
+        ]
         decided: dict[int, tuple[Decision, list[float]]] = {}
         for role in ROLES:
-            mine = [place for place, (key, _, _) in enumerate(batch) if work.role(key) == role]
-            scored = work.score([batch[place] for place in mine], role)
+            mine = [n for n, name in enumerate(names) if role_of(name, models, self.rules) == role]
+            made = work.score([steps[place] for place in mine], role)
             decided |= {
-                p: (made, after.tolist()) for p, (made, after) in zip(mine, scored, strict=True)
+                place: (one.decision, one.after.tolist())
+                for place, one in zip(mine, made, strict=True)
             }
-        self.episodes.commit({}, {}, [packed(entry) for entry in work.entries])
-        self._tell(work, models)
-        return [decided[place] for place in range(len(batch))]
+        self.episodes.commit({}, {}, self._entries(work))
+        self._tell(work)
+        return [decided[place] for place in range(len(events))]
 
-    def _tell(self, work: Attempt, models: Models) -> None:
+    def _entries(self, work: Attempt) -> list[bytes]:
+        return [packed(journal_entry(one, work.rules)) for one in work.made]
+
+    def _tell(self, work: Attempt) -> None:
         """Count what was decided, and hand it on for the model that did not decide it."""
-        for (row, carry), entry in zip(work.inputs, work.entries, strict=True):
-            self._tell_one(row, carry, entry.decision, models)
+        for made in work.made:
+            self._tell_one(made, work.models)
         if self._metrics is not None and work.compute_s:
             self._metrics.compute_seconds.observe(work.compute_s)
 
-    def _tell_one(self, row: Array, carry: Array, made: Decision, models: Models) -> None:
+    def _tell_one(self, made: Made, models: Models) -> None:
+        decision = made.decision
         if self._metrics is not None:
-            self._metrics.actions.labels(made.action_name, made.mode, made.role).inc()
-            self._metrics.observe_window(row)
+            self._metrics.actions.labels(decision.action_name, decision.mode, decision.role).inc()
+            self._metrics.observe_window(made.window)
         if self._shadow is not None and models.challenger is not None:
-            other = models.challenger if made.role == "champion" else models.champion
+            other = models.challenger if decision.role == "champion" else models.champion
+            level, action = decision.isolation_level, Action(decision.action)
             self._shadow.offer(
-                Offer(row, carry, made.isolation_level, Action(made.action), made.role, other)
+                Offer(made.window, made.step.before, level, action, decision.role, other)
             )
 
 

@@ -4,6 +4,7 @@ A verified release comes in and leaves as a `ServedModel`, which maps windows an
 Q-values. `drl_serving.models.holder` decides which of them serve.
 """
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,53 +51,46 @@ class ServedModel:
         if opset != release.manifest.opset:
             raise BundleError("opset", f"{opset}, but the manifest says {release.manifest.opset}")
         self._session = _open(release.model)
-        self._row = _Row(self._session)
+        self._pair = _Pair(self._session)
         _check_golden(self, release.manifest.golden)
 
     def run(self, windows: Array, carry: Array) -> Scores:
-        """Score one window of each of N episodes.
+        """Score one window of each of N episodes. Safe in any thread.
+
+        A row's answer is the same, bit by bit, whatever other rows are run beside it: the runtime
+        computes one row alone, and the last one of an odd number, by other instructions than the
+        rest, so rows are always run in pairs.
 
         Args:
             windows: float64 [N, 14], NaN where not measured.
             carry: float64 [N, 14], of the windows before.
         """
-        if len(windows) <= _CHUNK:
-            return self._run(windows, carry)
+        rows = len(windows)
+        if rows == 1:
+            return self._pair.run(windows, carry)
+        if rows % 2:
+            windows, carry = (np.concatenate([part, part[-1:]]) for part in (windows, carry))
         parts = [
-            self._run(windows[low : low + _CHUNK], carry[low : low + _CHUNK])
-            for low in range(0, len(windows), _CHUNK)
+            self._session.run(
+                list(OUTPUTS),
+                {"windows": windows[low : low + _CHUNK], "carry": carry[low : low + _CHUNK]},
+            )
+            for low in range(0, rows, _CHUNK)
         ]
-        return Scores(
-            np.concatenate([part.q_values for part in parts]),
-            np.concatenate([part.features for part in parts]),
-            np.concatenate([part.carry for part in parts]),
-        )
-
-    def run_one(self, window: Array, carry: Array) -> tuple[list[float], Array]:
-        """Score one window, cheaper than `run`; on the event loop's thread only.
-
-        Args:
-            window: float64 [14], NaN where not measured.
-            carry: float64 [14], of the windows before.
-
-        Returns:
-            Five Q-values, and the carry that includes this window, float64 [14].
-        """
-        return self._row.run(window, carry)
-
-    def _run(self, windows: Array, carry: Array) -> Scores:
-        return Scores(*self._session.run(list(OUTPUTS), {"windows": windows, "carry": carry}))
+        if len(parts) > 1:
+            parts = [[np.concatenate(columns) for columns in zip(*parts, strict=True)]]
+        return Scores(*(column[:rows] for column in parts[0]))
 
 
-class _Row:
-    """Arrays for one row that the runtime reads from and writes to, bound once."""
+class _Pair:
+    """One row, and itself again, in arrays that the runtime reads from and writes to."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
         self._binding = session.io_binding()
-        self._inputs = {name: np.empty((1, width)) for name, width in INPUTS.items()}
+        self._inputs = {name: np.empty((2, width)) for name, width in INPUTS.items()}
         self._outputs = {
-            name: np.empty((1, width), dtype=_DTYPES.get(name, np.float64))
+            name: np.empty((2, width), dtype=_DTYPES.get(name, np.float64))
             for name, width in OUTPUTS.items()
         }
         for bind, arrays in (
@@ -105,14 +99,14 @@ class _Row:
         ):
             for name, array in arrays.items():
                 bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        self._window, self._carry = self._inputs["windows"], self._inputs["carry"]
-        self._q_values, self._after = self._outputs["q_values"], self._outputs["carry_after"]
+        self._lock = threading.Lock()
 
-    def run(self, window: Array, carry: Array) -> tuple[list[float], Array]:
-        self._window[0] = window
-        self._carry[0] = carry
-        self._session.run_with_iobinding(self._binding)
-        return self._q_values[0].tolist(), self._after[0].copy()
+    def run(self, window: Array, carry: Array) -> Scores:
+        with self._lock:
+            self._inputs["windows"][:] = window
+            self._inputs["carry"][:] = carry
+            self._session.run_with_iobinding(self._binding)
+            return Scores(*(array[:1].copy() for array in self._outputs.values()))
 
 
 def _open(model: bytes) -> Any:
@@ -140,7 +134,7 @@ def _check_golden(model: ServedModel, golden: Golden) -> None:
     if not rows or (windows.shape, carry.shape, expected.shape) != shapes:
         raise BundleError("golden", "the golden rows do not have the contract's widths")
     try:
-        single = [[model.run_one(windows[i], carry[i])[0]] for i in range(rows)]
+        single = [model.run(windows[i : i + 1], carry[i : i + 1]).q_values for i in range(rows)]
         answers = (model.run(windows, carry).q_values, np.concatenate(single))
     except Exception as cause:  # a graph that fails when it runs; see `_open`
         raise BundleError("golden", f"the golden rows cannot be run: {cause}") from cause

@@ -14,6 +14,7 @@ from drl_assets.learning.export import export, golden
 from drl_assets.learning.network import PosteriorQNetwork
 from drl_core import graph
 from drl_core.bundle import BundleError, Golden, Manifest, Release
+from drl_core.features import CARRY_WIDTH, WINDOW_WIDTH
 from drl_serving.models.served import ServedModel
 
 
@@ -182,17 +183,19 @@ def test_a_manifest_that_disagrees_with_its_graph_is_refused(publisher: Any) -> 
         ServedModel(Release(manifest, publisher.model(), "0" * 16))
 
 
-def test_one_row_has_the_same_answer_by_either_way(publisher: Any) -> None:
+def test_a_row_has_the_same_answer_whatever_is_run_beside_it(publisher: Any) -> None:
     model = ServedModel(Release(publisher.manifest("v1"), publisher.model(), "0" * 16))
-    rows = publisher.golden
-    windows, carry = np.array(rows.windows, dtype=float), np.array(rows.carry)
-    first, after = model.run_one(windows[0], carry[0])
-    for row in range(len(windows)):
-        q_values, carried = model.run_one(windows[row], carry[row])
-        many = model.run(windows[[row]], carry[[row]])
-        assert q_values == many.q_values[0].tolist()
-        np.testing.assert_array_equal(carried, many.carry[0])
-    assert (first, after.tolist()) == (
-        model.run(windows[:1], carry[:1]).q_values[0].tolist(),
-        model.run(windows[:1], carry[:1]).carry[0].tolist(),
-    )
+    random = np.random.default_rng(0)
+    windows = np.zeros((1100, WINDOW_WIDTH))
+    windows[:, :9] = random.random((1100, 9)) * 10.0 ** random.integers(0, 5, (1100, 9))
+    windows[:, 12] = 1
+    carry = np.zeros((1100, CARRY_WIDTH))
+    for _ in range(3):
+        carry = model.run(windows, carry).carry
+    whole = model.run(windows, carry)
+    for count in (*range(1, 40), 255, 1024, 1025):
+        low = int(random.integers(0, 1101 - count))
+        part = model.run(windows[low : low + count], carry[low : low + count])
+        for name in ("q_values", "features", "carry"):
+            expected = getattr(whole, name)[low : low + count]
+            np.testing.assert_array_equal(getattr(part, name), expected, err_msg=f"{count} {name}")

@@ -22,9 +22,9 @@ from drl_core.settings import Serving, Settings
 from drl_core.telemetry import SIGNALS, Event
 from drl_serving.app import create_app
 from drl_serving.decisions import carried
-from drl_serving.decisions.attempt import Models
 from drl_serving.decisions.episodes import EpisodeStore, database_key
 from drl_serving.decisions.rules import Rules, choose
+from drl_serving.decisions.scoring import Models
 from drl_serving.decisions.service import DecisionService
 from drl_serving.metrics import Metrics
 from drl_serving.model import ModelHolder, ServedModel
