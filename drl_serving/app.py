@@ -20,15 +20,17 @@ from drl_serving.audit.log import Audit
 from drl_serving.audit.refusals import Refusals
 from drl_serving.bodies import Limits
 from drl_serving.configuration import LiveSettings
+from drl_serving.decisions.carried import RowDecider
 from drl_serving.decisions.episodes import EpisodeStore
 from drl_serving.decisions.journal import Journal
-from drl_serving.decisions.lean import Batcher, LeanDecision
+from drl_serving.decisions.lean import Batcher, LeanDecision, LeanRows
 from drl_serving.decisions.lineage import DecisionReader
 from drl_serving.decisions.log_controller import Feeds
 from drl_serving.decisions.rules import Rules
 from drl_serving.decisions.service import DecisionService
 from drl_serving.decisions.shadow import Shadow
-from drl_serving.front import Front, Headers
+from drl_serving.front import Front, Headers, LeanRoute
+from drl_serving.inference.lean import PATH, Inferrer, LeanInfer
 from drl_serving.inference.service import Inference
 from drl_serving.logs import Logs
 from drl_serving.methods import Methods
@@ -89,7 +91,13 @@ class Service:
         self.metrics.watch_episodes(lambda: len(self.episodes))
         self.metrics.watch_gauge(self.metrics.telemetry_buffered, lambda: self.telemetry.waiting)
         self.batcher = Batcher(self.decisions, self.models)
-        decide = LeanDecision(self.access, self.batcher)
+        self.rows = RowDecider(self.models, self.decisions, self.limits)
+        self.inferrer = Inferrer(self.inference, settings)
+        lean: dict[str, LeanRoute] = {
+            "/v1/decisions": LeanDecision(self.access, self.batcher),
+            "/v1/decisions/rows": LeanRows(self.access, self.rows),
+            PATH: LeanInfer(self.access, self.inferrer),
+        }
         tls = serving.tls_certificate is not None
         headers = Headers(json_headers(tls), page_headers(tls))
         sessions = Sessions(self.access, settings.keys_path, secure=tls)
@@ -101,7 +109,7 @@ class Service:
             self.access,
             self.metrics,
             self.spans,
-            decide,
+            lean,
             headers,
             sessions.principal,
         )
@@ -174,8 +182,10 @@ class Service:
             "metrics": self.metrics,
             "models": self.models,
             "inference": self.inference,
+            "inferrer": self.inferrer,
             "decisions": self.decisions,
             "batcher": self.batcher,
+            "row_decider": self.rows,
             "journal": self.journal,
             "reader": self.reader,
             "feeds": Feeds(),

@@ -1,15 +1,15 @@
 """The door: every request passes it once, before any routing.
 
 It sheds what would wait too long, says who asks, begins the trace, bounds the time, and puts the
-same headers on every answer. One event for `POST /v1/decisions` is answered right here, since
+same headers on every answer. The few routes that models are asked by are answered right here, since
 routing and serialising by the framework cost more than the decision; everything else, and whatever
-is unusual about that one, goes on to the application. Both ways give the same bytes.
+is unusual about those, goes on to the application. Both ways give the same bytes.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from litestar.enums import ScopeType
@@ -30,9 +30,9 @@ _SELF_TIMED = ("/v1/telemetry", "/v1/decisions/live")
 _DECISIONS = "/v1/decisions"
 _CONSOLE = "/console"
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_JSON = (b"content-type", b"application/json")
 
 Pairs = tuple[tuple[bytes, bytes], ...]
+RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class Headers(NamedTuple):
@@ -43,9 +43,19 @@ class Headers(NamedTuple):
     """On HTML."""
 
 
-Decide = Callable[[bytes, Principal, Trace], Awaitable[bytes]]
-"""One event's JSON -> the decision's JSON; raises what `as_problem` knows."""
-Visitor = Callable[[Iterable[tuple[bytes, bytes]]], Principal]
+class LeanRoute(Protocol):
+    """A POST of one path that is answered without the framework."""
+
+    def takes(self, media: bytes, body: bytes) -> bool:
+        """Whether it answers a body of this content type; otherwise the framework does."""
+
+    async def __call__(
+        self, body: bytes, headers: RawHeaders, principal: Principal, trace: Trace
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """The answer's own headers, and its body; raises what `as_problem` knows."""
+
+
+Visitor = Callable[[RawHeaders], Principal]
 """A request's headers -> who looks at the console; raises a `Problem` that leads to the sign-in."""
 
 
@@ -57,7 +67,7 @@ class Front:
         access: authenticates and limits.
         metrics: counts.
         spans: exports the traces that are sampled; None exports none.
-        decide: answers one event; None leaves every request to the application.
+        lean: the routes that are answered here, by path.
         headers: of every answer.
         visitor: says who asks for a page of the console; None: as for everything else.
     """
@@ -68,7 +78,7 @@ class Front:
         access: Access,
         metrics: Metrics,
         spans: SpanExporter | None,
-        decide: Decide | None,
+        lean: Mapping[str, LeanRoute],
         headers: Headers,
         visitor: Visitor | None = None,
     ) -> None:
@@ -76,7 +86,7 @@ class Front:
         self._access = access
         self._metrics = metrics
         self._spans = spans
-        self._decide = decide
+        self._lean = lean
         self._headers = headers
         self._visitor = visitor
         self.max_queue_s = 0.025
@@ -123,7 +133,7 @@ class Front:
         except Problem as problem:
             await self._answer_problem(scope, answer, problem)
         if self._spans is not None and trace.sampled:
-            route = scope.get("path_template") or _label(scope["path"])
+            route = scope.get("path_template") or self._label(scope["path"])
             took = time.perf_counter() - began
             self._spans.request(trace, scope["method"], route, answer.status, took)
 
@@ -138,8 +148,9 @@ class Front:
         task: Any = asyncio.current_task()
         self._running[task] = began
         try:
-            if scope["path"] == _DECISIONS and self._decide and scope["method"] == "POST":
-                await self._decision(scope, receive, answer, began)
+            route = self._lean.get(scope["path"])
+            if route is not None and scope["method"] == "POST":
+                await self._answer_lean(route, scope, receive, answer, began)
             else:
                 await self.app(scope, receive, answer)
         except asyncio.CancelledError:
@@ -183,34 +194,53 @@ class Front:
     def _end_turn(self) -> None:
         self._turn_began = None
 
-    async def _decision(
-        self, scope: HTTPScope, receive: Receive, answer: "_Answer", began: float
+    async def _answer_lean(
+        self, route: LeanRoute, scope: HTTPScope, receive: Receive, answer: "_Answer", began: float
     ) -> None:
-        """Answer one event; hand anything else on, with its body still to be read."""
-        first: Any = await receive()
-        body: bytes = first.get("body", b"")
-        usual = body[:1] == b"{" and not first.get("more_body") and len(body) <= self.max_body
-        if not usual or not _is_json(scope):
-            await self.app(scope, _replay(first, receive), answer)
+        """Answer what the route takes; hand anything else on, with its body still to be read."""
+        messages, body = await self._read(receive)
+        media = _media(scope)
+        if body is None or media is None or not route.takes(media, body):
+            await self.app(scope, _replay(messages, receive), answer)
             return
-        state = scope["state"]
+        state, path = scope["state"], scope["path"]
         try:
-            decided = await self._decide(  # type: ignore[misc]
-                body, state["principal"], state["trace"]
+            headers, content = await route(
+                body, scope["headers"], state["principal"], state["trace"]
             )
         except Exception as error:
             await self._answer_problem(scope, answer, as_problem(error))
             return
         took = time.perf_counter() - began
-        self._metrics.decision_seconds.observe(took)
-        self._metrics.answered("POST", _DECISIONS, 200, took)
-        await answer.send(200, [_JSON], decided)
+        if path == _DECISIONS:
+            self._metrics.decision_seconds.observe(took)
+        self._metrics.answered("POST", path, 200, took)
+        await answer.send(200, headers, content)
+
+    async def _read(self, receive: Receive) -> tuple[list[Any], bytes | None]:
+        """A request's messages and its body; None where it is too large, or not all came."""
+        messages: list[Any] = []
+        size, more = 0, True
+        while more:
+            message: Any = await receive()
+            messages.append(message)
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+            if size > self.max_body or message["type"] != "http.request":
+                return messages, None
+        return messages, messages[0].get("body", b"") if len(messages) == 1 else b"".join(
+            message.get("body", b"") for message in messages
+        )
 
     async def _answer_problem(self, scope: HTTPScope, answer: "_Answer", problem: Problem) -> None:
-        self._metrics.answered(scope["method"], _label(scope["path"]), problem.status)
+        self._metrics.answered(scope["method"], self._label(scope["path"]), problem.status)
         if scope["path"].startswith(PROTOCOL):
             problem = with_error(problem)
         await answer.send(problem.status, problem.raw_headers(), problem.body())
+
+    def _label(self, path: str) -> str:
+        """The route, for what is answered before routing: a lean one, or all others."""
+        return path if path in self._lean else "front"
 
 
 class _Answer:
@@ -247,14 +277,15 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def _is_json(scope: HTTPScope) -> bool:
-    is_json = False
+def _media(scope: HTTPScope) -> bytes | None:
+    """The content type, empty where it is missing; None where the body is encoded."""
+    media = b""
     for name, value in scope["headers"]:
         if name == b"content-type":
-            is_json = value == b"application/json"
+            media = value
         elif name == b"content-encoding":
-            return False
-    return is_json
+            return None
+    return media
 
 
 def _require_no_other_site(scope: HTTPScope) -> None:
@@ -279,17 +310,14 @@ def _other_site() -> Problem:
     )
 
 
-def _label(path: str) -> str:
-    """For problems that are answered before routing: the one hot route, or all others."""
-    return path if path == _DECISIONS else "front"
-
-
-def _replay(first: Any, receive: Receive) -> Receive:
-    """`receive`, with a message that was taken already put back in front."""
-    taken = [first]
+def _replay(messages: list[Any], receive: Receive) -> Receive:
+    """`receive`, with messages that were taken already put back in front."""
+    taken = iter(messages)
 
     async def receiving() -> Any:
-        return taken.pop() if taken else await receive()
+        for message in taken:
+            return message
+        return await receive()
 
     return receiving
 

@@ -4,7 +4,9 @@ Nothing is kept here. A carry that cannot be the fold of an episode's steps so f
 number of windows must be the event's step.
 """
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +15,18 @@ from drl_core.actions import ACTION_COUNT, CONTAINING, MAX_ISOLATION_LEVEL, allo
 from drl_core.features import CARRY_WIDTH, SIGNAL_COUNT, WINDOW_WIDTH, Array, start, window
 from drl_core.telemetry import Event
 from drl_serving import bodies
+from drl_serving.bodies import Limits
 from drl_serving.decisions.schemas import CarriedDecision, CarriedEvent
-from drl_serving.decisions.scoring import Caller, Models, not_finite
+from drl_serving.decisions.scoring import Caller, Models, models_of, not_finite
 from drl_serving.decisions.service import DecisionService
 from drl_serving.inference.rows import validate
-from drl_serving.model import ServedModel
+from drl_serving.model import ModelHolder, ServedModel
 from drl_serving.problems import Problem
 
 ROW_WIDTH = WINDOW_WIDTH + CARRY_WIDTH
 ANSWER_WIDTH = 1 + ACTION_COUNT + CARRY_WIDTH
+INLINE_ROWS = 1024
+"""Rows that are decided on the event loop, in a millisecond or two; more of them go to a thread."""
 _ROW_BYTES = ROW_WIDTH * 8
 
 
@@ -89,12 +94,40 @@ def rows(body: bytes, most: int) -> Array:
     return np.frombuffer(body, dtype="<f8").reshape(count, ROW_WIDTH)
 
 
-def decide_rows(windows: Array, carry: Array, model: ServedModel, margin: float) -> Array:
-    """Decide windows at once.
+class RowDecider:
+    """Decides raw rows with the model and the rules of the moment."""
+
+    def __init__(self, models: ModelHolder, decisions: DecisionService, limits: Limits) -> None:
+        self._models = models
+        self._decisions = decisions
+        self._limits = limits
+
+    async def decide(self, body: bytes) -> tuple[dict[str, str], bytes]:
+        """Decide a body's rows; many of them in a thread.
+
+        Returns:
+            The headers that name the model, and rows of `ANSWER_WIDTH` little-endian float64.
+
+        Raises:
+            Problem: 400, 413, 500 or 503.
+        """
+        table = rows(body, self._limits.max_batch)
+        model = models_of(self._models).champion
+        work = partial(decide_rows, table, model, self._decisions.rules.containment_margin)
+        answer = work() if len(table) <= INLINE_ROWS else await asyncio.to_thread(work)
+        manifest = model.manifest
+        headers = {
+            "X-Model-Version": manifest.model_version,
+            "X-Features-Version": str(manifest.features_version),
+        }
+        return headers, answer.tobytes()
+
+
+def decide_rows(table: Array, model: ServedModel, margin: float) -> Array:
+    """Decide rows at once.
 
     Args:
-        windows: float64 [N, 14].
-        carry: float64 [N, 14].
+        table: float64 [N, 28]: windows, then carries.
         model: decides.
         margin: as in `drl_serving.decisions.rules.choose`.
 
@@ -104,6 +137,8 @@ def decide_rows(windows: Array, carry: Array, model: ServedModel, margin: float)
     Raises:
         Problem: 400 for values out of the contract, 500 for answers that are not finite.
     """
+    windows = np.ascontiguousarray(table[:, :WINDOW_WIDTH])
+    carry = np.ascontiguousarray(table[:, WINDOW_WIDTH:])
     validate(windows, carry)
     scores = model.run(windows, carry)
     answer = np.empty((len(windows), ANSWER_WIDTH))

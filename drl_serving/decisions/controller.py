@@ -4,15 +4,14 @@ import asyncio
 import time
 from typing import Any
 
-import numpy as np
 from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 
 from drl_core import telemetry
-from drl_core.features import WINDOW_WIDTH
 from drl_serving import bodies, openapi
 from drl_serving.access.guards import requires
 from drl_serving.decisions import carried
+from drl_serving.decisions.carried import RowDecider
 from drl_serving.decisions.lean import Batcher
 from drl_serving.decisions.schemas import CarriedDecision, Decision
 from drl_serving.decisions.scoring import Caller, models_of
@@ -117,25 +116,11 @@ class DecisionController(Controller):
     async def decide_rows(
         self,
         request: Request[Any, Any, Any],
-        limits: NamedDependency[bodies.Limits],
-        models: NamedDependency[ModelHolder],
-        decisions: NamedDependency[DecisionService],
+        row_decider: NamedDependency[RowDecider],
     ) -> Response[bytes]:
         bodies.content_type(request, bodies.OCTETS)
-        body = await request.body()
-        rows = carried.rows(body, limits.max_batch)
-        model = models_of(models).champion
-        windows, carry = (
-            np.ascontiguousarray(rows[:, :WINDOW_WIDTH]),
-            np.ascontiguousarray(rows[:, WINDOW_WIDTH:]),
-        )
-        margin = decisions.rules.containment_margin
-        decided = await asyncio.to_thread(carried.decide_rows, windows, carry, model, margin)
-        headers = {
-            "X-Model-Version": model.manifest.model_version,
-            "X-Features-Version": str(model.manifest.features_version),
-        }
-        return Response(decided.tobytes(), media_type=bodies.OCTETS, headers=headers)
+        headers, content = await row_decider.decide(await request.body())
+        return Response(content, media_type=bodies.OCTETS, headers=headers)
 
 
 def _caller(request: Request[Any, Any, Any]) -> Caller:

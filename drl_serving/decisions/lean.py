@@ -6,12 +6,17 @@ from drl_core import telemetry
 from drl_core.telemetry import Event
 from drl_serving.access.principal import Principal
 from drl_serving.access.service import Access
+from drl_serving.decisions.carried import RowDecider
 from drl_serving.decisions.schemas import Decision, encode_json
 from drl_serving.decisions.scoring import Caller, models_of
 from drl_serving.decisions.service import DecisionService
+from drl_serving.front import RawHeaders
 from drl_serving.model import ModelHolder
 from drl_serving.problems import Problem
 from drl_serving.tracing import Trace
+
+_JSON = (b"content-type", b"application/json")
+_OCTETS = (b"content-type", b"application/octet-stream")
 
 
 class Batcher:
@@ -59,7 +64,13 @@ class LeanDecision:
         self._access = access
         self._batcher = batcher
 
-    async def __call__(self, body: bytes, principal: Principal, trace: Trace) -> bytes:
+    def takes(self, media: bytes, body: bytes) -> bool:
+        """Lists, and JSON that does not begin as an object, are left to the framework."""
+        return media == b"application/json" and body[:1] == b"{"
+
+    async def __call__(
+        self, body: bytes, headers: RawHeaders, principal: Principal, trace: Trace
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
         """Decide.
 
         Raises:
@@ -67,4 +78,30 @@ class LeanDecision:
         """
         self._access.require(principal, "decide")
         event = telemetry.parse(body)
-        return encode_json(await self._batcher.decide(event, Caller(principal.id, trace.trace_id)))
+        decision = await self._batcher.decide(event, Caller(principal.id, trace.trace_id))
+        return [_JSON], encode_json(decision)
+
+
+class LeanRows:
+    """Answers `POST /v1/decisions/rows`."""
+
+    def __init__(self, access: Access, rows: RowDecider) -> None:
+        self._access = access
+        self._rows = rows
+
+    def takes(self, media: bytes, body: bytes) -> bool:
+        """Rows as they are."""
+        return media == b"application/octet-stream"
+
+    async def __call__(
+        self, body: bytes, headers: RawHeaders, principal: Principal, trace: Trace
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Decide.
+
+        Raises:
+            Problem: 400, 403, 413, 500 or 503.
+        """
+        self._access.require(principal, "decide")
+        about, content = await self._rows.decide(body)
+        named = [(name.lower().encode(), text.encode()) for name, text in about.items()]
+        return [*named, _OCTETS], content

@@ -3,7 +3,6 @@
 Errors are problems like everywhere, with the protocol's `error` member beside.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +14,13 @@ from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 
-from drl_core.settings import Settings
 from drl_serving import problems
 from drl_serving.access.guards import requires
 from drl_serving.inference import protocol
+from drl_serving.inference.lean import LENGTH, Inferrer
 from drl_serving.inference.service import Inference, server_metadata
 
 _JSON, _OCTETS = "application/json", "application/octet-stream"
-_LENGTH = "Inference-Header-Content-Length"
 _DECIDE, _PUBLISH = [requires("decide")], [requires("publish")]
 Requested = Request[Any, Any, Any]
 
@@ -159,34 +157,25 @@ class InferenceController(Controller):
         guards=_DECIDE,
         operation_class=_InferOperation,
         response_headers=[
-            ResponseHeader(name=_LENGTH, description="Of the JSON part.", documentation_only=True)
+            ResponseHeader(name=LENGTH, description="Of the JSON part.", documentation_only=True)
         ],
         responses=_errors(400, 404, 413, 415, 500, 503),
     )
     async def infer(
         self,
         request: Requested,
-        inference: NamedDependency[Inference],
-        settings: NamedDependency[Settings],
+        inferrer: NamedDependency[Inferrer],
         model: str,
         version: str = "",
     ) -> Response[bytes]:
-        body = await request.body()
-        began = time.perf_counter_ns()
-        try:
-            served = await inference.model(model, version)
-            headers = request.headers
-            encoding = headers.get("content-encoding", "").strip().lower()
-            plain = protocol.inflate(body, encoding, settings.serving.max_body_bytes)
-            asked = protocol.parse(plain, headers.get(_LENGTH))
-            scores = await inference.infer(served, asked.inputs, began)
-        except Exception:
-            inference.statistics.failed(began)
-            raise
-        content, length = protocol.encode(asked, served, scores)
+        headers = request.headers
+        encoding = headers.get("content-encoding", "").strip().lower()
+        content, length = await inferrer.infer(
+            await request.body(), model, version, encoding, headers.get(LENGTH)
+        )
         if length is None:
             return Response(content, media_type=_JSON)
-        return Response(content, media_type=_OCTETS, headers={_LENGTH: str(length)})
+        return Response(content, media_type=_OCTETS, headers={LENGTH: str(length)})
 
     @post(
         "/repository/index",

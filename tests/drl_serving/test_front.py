@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import json
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,11 +23,12 @@ from drl_serving.front import Front
 from tests import strategies
 
 JSON = {"Content-Type": "application/json"}
+OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 def framework_only(front: Front) -> Front:
     """The same service without the lean way."""
-    front._decide = None
+    front._lean = {}
     return front
 
 
@@ -72,6 +75,54 @@ def test_the_lean_way_answers_as_the_framework_does(
     if one.status_code == 200 and isinstance(one.json(), dict):
         ids = [answer.json()["decision_id"].encode() for answer in (one, two)]
         assert one.content.replace(ids[0], b"") == two.content.replace(ids[1], b"")
+
+
+_BOUNDS = st.sampled_from([0.0, 0.0, 0.0, 1.0, 0.5, -1.0, 1e300, float("nan")])
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_rows_and_inference_answer_as_the_framework_does(
+    clients: tuple[Any, Any], data: st.DataObject
+) -> None:
+    count = data.draw(st.sampled_from([1, 1, 2, 3, 500]))
+    table = np.zeros((count, 28))
+    table[:, 12] = 1.0
+    table[data.draw(st.integers(0, count - 1)), data.draw(st.integers(0, 27))] = data.draw(_BOUNDS)
+    raw = data.draw(st.sampled_from([b"", b"", b"", b"x"])) + table.astype("<f8").tobytes()
+    kind = data.draw(st.sampled_from([OCTETS, OCTETS, JSON, {}]))
+    one, two = (c.post("/v1/decisions/rows", content=raw, headers=kind) for c in clients)
+    assert verbatim(one) == verbatim(two)
+
+    columns = {"windows": table[:, :14], "carry": table[:, 14:]}
+    binary = data.draw(st.booleans())
+    tensors: list[dict[str, Any]] = []
+    for name, part in columns.items():
+        about = {"name": name, "datatype": "FP64", "shape": [count, 14]}
+        values: dict[str, Any] = {"data": [None if np.isnan(one) else one for one in part.ravel()]}
+        if binary:
+            values = {"parameters": {"binary_data_size": part.size * 8}}
+        tensors.append(about | values)
+    text = json.dumps({"id": "7", "inputs": tensors, "parameters": {"binary_data_output": binary}})
+    body, headers = text.encode(), data.draw(st.sampled_from([JSON, {}]))
+    if binary:
+        headers = OCTETS | {"Inference-Header-Content-Length": str(len(body))}
+        body += b"".join(np.ascontiguousarray(part).tobytes() for part in columns.values())
+    if data.draw(st.booleans()):
+        body, headers = zlib.compress(body), headers | {"Content-Encoding": "deflate"}
+    path = data.draw(st.sampled_from(["drl-policy", "drl-policy", "other"]))
+    one, two = (c.post(f"/v2/models/{path}/infer", content=body, headers=headers) for c in clients)
+    assert verbatim(one) == verbatim(two)
+
+
+def verbatim(answer: httpx.Response) -> tuple[int, dict[str, str], bytes]:
+    """What must be equal where answers have no ids."""
+    headers = {k: v for k, v in answer.headers.items() if k not in ("date", "traceparent")}
+    return answer.status_code, headers, answer.content
 
 
 @pytest.fixture
