@@ -93,7 +93,7 @@ class Front:
         self.timeout_s = 30.0
         self.max_body = 0
         self.trace_share = 0.0
-        self._turn_began: float | None = None
+        self._queue = _Queue(metrics)
         self._running: dict[asyncio.Task[None], float] = {}
         self._overdue: set[asyncio.Task[None]] = set()
 
@@ -119,13 +119,17 @@ class Front:
                     task.cancel()
 
     async def _request(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
-        waited, began = self._waited(), time.perf_counter()
+        began = time.perf_counter()
         trace = tracing.begin(scope["headers"], self.trace_share)
         answer = _Answer(send, self._headers, trace)
+        closed = not scope["path"].startswith(OPEN)
+        if closed and self._queue.waited(began) > self.max_queue_s:
+            await self._shed(scope, answer)
+            return
         scope["state"]["trace"], scope["state"]["began"] = trace, began
         try:
-            if not scope["path"].startswith(OPEN):
-                self._let_in(scope, waited)
+            if closed:
+                self._let_in(scope)
             if scope["path"] in _SELF_TIMED:
                 await self.app(scope, receive, answer)
             else:
@@ -162,16 +166,19 @@ class Front:
             del self._running[task]
             self._overdue.discard(task)
 
-    def _let_in(self, scope: HTTPScope, waited: float) -> None:
+    async def _shed(self, scope: HTTPScope, answer: "_Answer") -> None:
+        """Refuse, as cheaply as can be: while too much comes in, this is what is done most."""
+        self._metrics.shed.inc()
+        self._metrics.answered(scope["method"], self._label(scope["path"]), 503)
+        await answer.send(503, list(_SHED_HEADERS), _SHED_BODY)
+        self._queue.worked_until(time.perf_counter())
+
+    def _let_in(self, scope: HTTPScope) -> None:
         """Say who asks.
 
         Raises:
-            Problem: 503 where it waited too long, 401 or 429 where it may not ask now.
+            Problem: 401 or 429 where it may not ask now.
         """
-        self._metrics.queue_seconds.observe(waited)
-        if waited > self.max_queue_s:
-            self._metrics.shed.inc()
-            raise _overloaded()
         if self._visitor is not None and scope["path"].startswith(_CONSOLE):
             principal = self._visitor(scope["headers"])  # by its cookie, which opens nothing else
         else:
@@ -181,18 +188,6 @@ class Front:
             _require_no_other_site(scope)
         self._access.admit(principal)
         scope["state"]["principal"] = principal
-
-    def _waited(self) -> float:
-        """Seconds since the event loop began with the requests that came in together with this."""
-        now = time.perf_counter()
-        if self._turn_began is None:
-            self._turn_began = now
-            asyncio.get_running_loop().call_soon(self._end_turn)
-            return 0.0
-        return now - self._turn_began
-
-    def _end_turn(self) -> None:
-        self._turn_began = None
 
     async def _answer_lean(
         self, route: LeanRoute, scope: HTTPScope, receive: Receive, answer: "_Answer", began: float
@@ -216,6 +211,7 @@ class Front:
             self._metrics.decision_seconds.observe(took)
         self._metrics.answered("POST", path, 200, took)
         await answer.send(200, headers, content)
+        self._queue.worked_until(began + took)
 
     async def _read(self, receive: Receive) -> tuple[list[Any], bytes | None]:
         """A request's messages and its body; None where it is too large, or not all came."""
@@ -241,6 +237,38 @@ class Front:
     def _label(self, path: str) -> str:
         """The route, for what is answered before routing: a lean one, or all others."""
         return path if path in self._lean else "front"
+
+
+class _Queue:
+    """How long requests waited, as far as it can be told.
+
+    What comes in while the event loop is at work waits in its socket, unseen, until the next turn.
+    So where a turn follows the one before at once, its requests may have waited since that began.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._in_turn = False
+        self._began = self._worked_until = 0.0
+        self._since = 0.0
+
+    def waited(self, now: float) -> float:
+        """The most that a request has waited that is begun now; seconds, as `now`."""
+        if not self._in_turn:
+            self._in_turn = True
+            asyncio.get_running_loop().call_soon(self._end_turn)
+            worked, idle = self._worked_until - self._began, now - self._worked_until
+            self._since = self._began if idle < worked else now
+            self._began = now
+        self._metrics.queue_seconds.observe(now - self._began)
+        return now - self._since
+
+    def worked_until(self, now: float) -> None:
+        """A request was answered."""
+        self._worked_until = now
+
+    def _end_turn(self) -> None:
+        self._in_turn = False
 
 
 class _Answer:
@@ -322,14 +350,14 @@ def _replay(messages: list[Any], receive: Receive) -> Receive:
     return receiving
 
 
-def _overloaded() -> Problem:
-    return Problem(
-        503,
-        "overloaded",
-        "more requests came in than can be answered in time",
-        "Wait for the seconds of Retry-After, then send the request again.",
-        retry_after_s=1,
-    )
+_OVERLOADED = Problem(
+    503,
+    "overloaded",
+    "more requests came in than can be answered in time",
+    "Wait for the seconds of Retry-After, then send the request again.",
+    retry_after_s=1,
+)
+_SHED_HEADERS, _SHED_BODY = _OVERLOADED.raw_headers(), _OVERLOADED.body()
 
 
 def _too_slow(seconds: float) -> Problem:

@@ -7,7 +7,7 @@ PYTHON is the interpreter of an environment that has the peers, which pin what t
 
 All servers serve the same graph with one worker on one processor core, the load generator has the
 other. Rounds go over all of them in turn. Then come Poisson arrivals against two workers, beside a
-server that only echoes, and five times the load that two workers can take. Without `--peers` our
+server that only echoes, and five times the load that one worker can take. Without `--peers` our
 service is measured alone. `--only` picks one of the three parts.
 """
 
@@ -96,12 +96,13 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         with servers.database(home.path) as (url, database):
             if "closed" in parts:
                 figures |= side_by_side(home, url, database, chosen.peers, chosen)
-            two = servers.ours(servers.twin(home, folder / "two"), url, workers=2)
             if "poisson" in parts:
+                two = servers.ours(servers.twin(home, folder / "two"), url, workers=2)
                 pair = [two, servers.echo(2)]
                 figures["poisson"] = opened.poisson(pair, chosen.poisson_seconds, folder)
             if "overload" in parts:
-                figures["overload"] = opened.overload(two, folder)
+                one = servers.ours(servers.twin(home, folder / "one"), url)
+                figures["overload"] = opened.overload(one, folder)
     figures["machine"]["load average at end"] = " ".join(f"{one:.1f}" for one in os.getloadavg())
     return figures
 

@@ -1,8 +1,9 @@
-"""Open loop: Poisson arrivals against two workers, and five times what they can answer."""
+"""Open loop: Poisson arrivals against two workers, and five times what one can answer."""
 
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.serving.client import Job, Seen
+from benchmarks.serving.closed import CLIENT_CORES, SERVER_CORES
 from benchmarks.serving.processes import (
     CORES,
     Client,
@@ -71,7 +73,7 @@ def poisson(servers: list[Server], seconds: float, folder: Path) -> dict[str, An
     memory: dict[str, tuple[float, float]] = {}
     client = Client(CORES)
     with ExitStack() as stack:
-        running = [stack.enter_context(_two(server, folder)) for server in servers]
+        running = [stack.enter_context(_running(server, CORES, folder)) for server in servers]
         for turn in range(4):
             for server, (process, port) in zip(servers, running, strict=True):
                 job = Job(
@@ -92,29 +94,19 @@ def poisson(servers: list[Server], seconds: float, folder: Path) -> dict[str, An
     }
 
 
-class _two:  # noqa: N801 - a context manager
-    """A server on all cores."""
-
-    def __init__(self, server: Server, folder: Path) -> None:
-        port, log = free_port(), folder / f"{server.name}-two.log"
-        self._server, self._port, self._log = server, port, log
-        self._started = started(server.command(port), server.environ(port), CORES, log)
-
-    def __enter__(self) -> tuple[Running, int]:
-        running = self._started.__enter__()
-        first = self._server.wire.requests()[0]
-        first_answer_s(running, self._port, first, self._log)
+@contextmanager
+def _running(server: Server, cores: Sequence[int], folder: Path) -> Iterator[tuple[Running, int]]:
+    port, log = free_port(), folder / f"{server.name}-open.log"
+    with started(server.command(port), server.environ(port), cores, log) as running:
+        first_answer_s(running, port, server.wire.requests()[0], log)
         time.sleep(1.0)  # the other worker
-        return running, self._port
-
-    def __exit__(self, *error: object) -> None:
-        self._started.__exit__(*error)  # type: ignore[arg-type]
+        yield running, port
 
 
 def overload(server: Server, folder: Path) -> dict[str, Any]:
-    """Five times capacity for a while, and what was before and after."""
-    clients = [Client(CORES) for _ in range(2)]
-    with _two(server, folder) as (running, port):
+    """Five times the capacity of one worker for a while, and what was before and after."""
+    clients = [Client(CLIENT_CORES) for _ in range(2)]
+    with _running(server, SERVER_CORES, folder) as (running, port):
         base = Job(kind="closed", port=port, wire=server.wire, connections=32, seconds=3.0)
         closed = _both(clients, base)
         capacity = sum(one.statuses.get(200, 0) / one.seconds for one in closed)

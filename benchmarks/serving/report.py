@@ -165,7 +165,7 @@ def _storm(found: Mapping[str, Any]) -> str:
     shares = ", ".join(f"{share:.0%}" for share in found["client_cpu_share"])
     return "\n".join(
         [
-            "Overload, two workers, 500 connections, the load generator on the same processors",
+            "Overload, one worker on one core, 500 connections from the other",
             f"  capacity {capacity:.0f}/s; offered {found['offered_per_s'] / capacity:.1f} times, "
             f"sent {found['sent_per_s'] / capacity:.1f} times; accepted "
             f"{found['accepted_per_s']:.0f}/s; statuses {found['statuses']}",

@@ -1,0 +1,48 @@
+"""One worker: the application on a socket that it is given.
+
+Workers are forked with all of this imported; `python -m drl_serving.worker SOCKET PARENT` is one
+that takes the place of another.
+"""
+
+import socket
+import sys
+
+import uvicorn
+
+from drl_core.processes import end_with_parent
+from drl_core.settings import Watcher, load
+from drl_serving import logs, workers
+from drl_serving.access.tls import uvicorn_options
+from drl_serving.app import create_app
+
+
+def serve(listening: socket.socket) -> None:
+    """Answer what comes in on a socket, until the process is told to end."""
+    settings = load()
+    written = logs.configure(settings.observability, settings.home_path)
+    config = uvicorn.Config(
+        create_app(settings, Watcher(), written),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,  # nobody may say that they are somebody else
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
+        **uvicorn_options(settings),
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+    written.close()
+
+
+def main() -> None:
+    """Take the place of a worker that ended."""
+    descriptor, parent = map(int, sys.argv[1:])
+    end_with_parent(parent)
+    workers.limit_arenas()
+    serve(socket.socket(fileno=descriptor))
+
+
+if __name__ == "__main__":
+    main()
