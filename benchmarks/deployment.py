@@ -217,7 +217,7 @@ def _is_worker(process: psutil.Process) -> bool:
     """Whether it lives, and is not the one that restores episodes."""
     with contextlib.suppress(psutil.NoSuchProcess):
         dead = process.status() == psutil.STATUS_ZOMBIE
-        return not dead and process.cmdline()[-1:] == ["drl_serving"]
+        return not dead and "drl_serving.decisions.restore" not in process.cmdline()
     return False
 
 

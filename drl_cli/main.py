@@ -1,5 +1,6 @@
 """The console script `drl`. A command imports what it needs when it runs: `--help` is quick."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -67,10 +68,8 @@ def demo(
 @app.command()
 def serve() -> None:
     """Run the inference service alone; it takes new releases from the model store by itself."""
-    from drl_core import settings
-    from drl_serving.__main__ import run
-
-    raise SystemExit(run(settings.load()))
+    # a program of its own: what this one has imported would stay in the workers
+    os.execv(sys.executable, [sys.executable, "-m", "drl_serving"])  # noqa: S606
 
 
 telemetry.register(app)

@@ -1,23 +1,19 @@
 """Runs the service until it is told to stop: `python -m drl_serving`.
 
-A supervising process binds the port and keeps `serving.workers` workers alive on it.
+It binds the port first, so that a caller waits instead of being refused, then imports the rest and
+forks `serving.workers` workers that accept from it.
 """
 
 import sys
 from functools import partial
-from typing import Any
+from typing import NoReturn
 
-import uvicorn
-
-from drl_core.settings import Settings, SettingsError, Watcher, load
-from drl_serving import logs, metrics, workers
-from drl_serving.access.service import require_credentials
-from drl_serving.access.tls import uvicorn_options
-from drl_serving.app import create_app
+from drl_core.settings import Settings, SettingsError, load
+from drl_serving import workers
 
 
-def run(settings: Settings) -> int:
-    """Serve on `settings.serving.host` and `port`; gives the exit status.
+def run(settings: Settings) -> NoReturn:
+    """Serve on `settings.serving.host` and `port`; the process becomes the workers' supervisor.
 
     The workers read the configuration by themselves, so `settings` must be what `load` gives.
 
@@ -26,9 +22,6 @@ def run(settings: Settings) -> int:
             port is taken.
     """
     serving = settings.serving
-    require_credentials(settings)
-    tls = uvicorn_options(settings)
-    metrics.prepare(settings)
     try:
         listening = workers.listen(serving.host, serving.port)
     except OSError as error:
@@ -36,30 +29,30 @@ def run(settings: Settings) -> int:
         raise SettingsError(
             f"serving.port: {where} cannot be used ({error.strerror}): set DRL_SERVING__PORT"
         ) from None
-    restoring = [sys.executable, "-m", "drl_serving.decisions.restore"]
-    work = partial(_work, [listening], tls)
-    return workers.Supervisor(work, serving.workers, restoring).run()
+    from drl_serving import worker  # isort: skip  # before the others: it leaves out what is unused
+    from drl_serving import metrics
+    from drl_serving.access.service import require_credentials
+    from drl_serving.access.tls import uvicorn_options
 
-
-def _work(sockets: list[Any], tls: dict[str, Any]) -> None:
-    """One worker."""
-    settings = load()
-    written = logs.configure(settings.observability, settings.home_path)
-    config = uvicorn.Config(
-        create_app(settings, Watcher(), written),
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,  # nobody may say that they are somebody else
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=5,
-        **tls,
+    require_credentials(settings)
+    uvicorn_options(settings)  # told now where TLS is configured wrongly
+    metrics.prepare(settings)
+    module = [sys.executable, "-m"]
+    workers.run(
+        partial(worker.serve, listening),
+        serving.workers,
+        [*module, "drl_serving.worker", str(listening.fileno())],
+        [*module, "drl_serving.decisions.restore"],
     )
-    uvicorn.Server(config).run(sockets=sockets)
-    written.close()
+
+
+def main() -> NoReturn:
+    """Serve by the configuration; a wrong one is told in one line, with exit status 1."""
+    try:
+        run(load())
+    except SettingsError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(run(load()))
+    main()

@@ -57,7 +57,12 @@ class ProblemDetails(msgspec.Struct, frozen=True):
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
     """Response specifications of the problems that a route answers with."""
     return {
-        status: ResponseSpec(ProblemDetails, description=REASONS[status], media_type=PROBLEM_JSON)
+        status: ResponseSpec(
+            ProblemDetails,
+            generate_examples=False,  # random ones, by a library that takes 5 MB
+            description=REASONS[status],
+            media_type=PROBLEM_JSON,
+        )
         for status in statuses
     }
 

@@ -7,6 +7,8 @@ that takes the place of another.
 import socket
 import sys
 
+import drl_serving.unused  # isort: skip  # noqa: F401  before all that would import them
+
 import uvicorn
 
 from drl_core.processes import end_with_parent
@@ -14,6 +16,9 @@ from drl_core.settings import Watcher, load
 from drl_serving import logs, workers
 from drl_serving.access.tls import uvicorn_options
 from drl_serving.app import create_app
+
+ACCEPTS = 16
+"""Connections that are accepted in one turn of the event loop."""
 
 
 def serve(listening: socket.socket) -> None:
@@ -24,6 +29,7 @@ def serve(listening: socket.socket) -> None:
         create_app(settings, Watcher(), written),
         loop="uvloop",
         http="httptools",
+        ws="none",
         access_log=False,
         log_config=None,
         server_header=False,
@@ -32,7 +38,8 @@ def serve(listening: socket.socket) -> None:
         timeout_graceful_shutdown=5,
         **uvicorn_options(settings),
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    # the event loop accepts one connection a turn from each socket
+    uvicorn.Server(config).run(sockets=[listening, *(listening.dup() for _ in range(ACCEPTS - 1))])
     written.close()
 
 
@@ -41,7 +48,7 @@ def main() -> None:
     descriptor, parent = map(int, sys.argv[1:])
     end_with_parent(parent)
     workers.limit_arenas()
-    serve(socket.socket(fileno=descriptor))
+    serve(workers.shared(socket.socket(fileno=descriptor)))
 
 
 if __name__ == "__main__":

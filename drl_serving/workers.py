@@ -1,39 +1,29 @@
-"""Keeps worker processes alive on one port: they are forked from a parent that has imported all.
+"""Starts workers on one port: forked from a process that has imported all, and then gives it up.
 
-So the workers share the memory of what was imported, and one that died is back in a moment. The
-parent has no threads, and does nothing but wait for its children: whatever ends one, another is
-forked in its place, until the parent is told to stop.
+So the workers share what was imported, and start once it is. The process above them needs none of
+it any more: it becomes `drl_serving.supervisor`, which replaces a worker that ended by one that
+imports for itself.
 """
 
 import ctypes
 import gc
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from types import FrameType
-
-import structlog
+from pathlib import Path
+from typing import NoReturn
 
 from drl_core.processes import end_with_parent
+from drl_serving import supervisor
 
-GRACE_S = 15
-"""How long workers may take to end before they are killed."""
 BACKLOG = 2048
-_BRIEF_S = 1.0
-"""A worker that lived shorter is not forked again at once."""
+_LATER = 10
+"""Niceness of what is done beside the workers' start."""
 _M_ARENA_MAX = -8
-_log = structlog.wrap_logger(  # of the parent: no queue, since a thread must not be forked
-    structlog.PrintLogger(),
-    processors=[
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.JSONRenderer(),
-    ],
-)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -47,87 +37,64 @@ def listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((host, port))
     listening.listen(BACKLOG)
+    return shared(listening)
+
+
+def shared(listening: socket.socket) -> socket.socket:
+    """A socket that is to be accepted from by several processes.
+
+    A worker that comes second to a connection must not wait for the next one, even for a moment.
+    """
+    listening.setblocking(False)
     listening.set_inheritable(True)
     return listening
 
 
-class Supervisor:
-    """Runs `work` in `count` forked processes until SIGTERM or SIGINT.
+def run(work: Callable[[], None], count: int, another: list[str], beside: list[str]) -> NoReturn:
+    """Do `work` in `count` forked processes, and become their supervisor.
 
     Args:
         work: what a worker does; it ends when the process is told to.
         count: how many.
+        another: a command that does the same work, for a worker that takes another's place. It is
+            given the supervisor's process id, and inherits what may be inherited.
         beside: a command that is run once, while the workers are.
     """
+    limit_arenas()
+    gc.collect()
+    gc.freeze()  # what was imported is not looked at again, so its pages stay shared
+    signal.pthread_sigmask(signal.SIG_BLOCK, supervisor.WATCHED)
+    workers = [_fork(work) for _ in range(count)]
+    subprocess.Popen(beside, preexec_fn=_later)
+    program = [sys.executable, "-I", "-S", str(Path(supervisor.__file__))]
+    os.execv(program[0], [*program, json.dumps(workers), *another, str(os.getpid())])  # noqa: S606
 
-    def __init__(self, work: Callable[[], None], count: int, beside: list[str]) -> None:
-        self._work = work
-        self._count = count
-        self._beside = beside
-        self._workers: dict[int, float] = {}
-        self._stopping = False
 
-    def run(self) -> int:
-        """Supervise; gives the exit status, that of the last worker where none could start."""
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)  # not one for each thread: less memory is held
-        gc.collect()
-        gc.freeze()  # what was imported is not looked at again, so its pages stay shared
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._stop)
-        signal.signal(signal.SIGALRM, self._kill)
-        subprocess.Popen(self._beside)
-        for _ in range(self._count):
-            self._fork()
+def limit_arenas() -> None:
+    """Let malloc have two arenas instead of one for each thread: less memory is held."""
+    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+def _later() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, supervisor.WATCHED)
+    os.nice(_LATER)
+
+
+def _fork(work: Callable[[], None]) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        end_with_parent(parent)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, supervisor.WATCHED)
+        work()
         status = 0
-        while self._workers:
-            pid, ended = os.wait()
-            began = self._workers.pop(pid, None)
-            if began is None or self._stopping:  # not a worker, or one that was told to
-                continue
-            status = os.waitstatus_to_exitcode(ended)
-            brief = time.monotonic() - began < _BRIEF_S
-            if brief and not self._workers:
-                return status or 1  # none could start: it would not be better the next time
-            _log.error("worker ended, another takes its place", worker=pid, status=status)
-            time.sleep(_BRIEF_S if brief else 0)
-            self._fork()
-        return 0
-
-    def _fork(self) -> None:
-        if self._stopping:
-            return
-        parent = os.getpid()
-        signals = {signal.SIGTERM, signal.SIGINT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-        pid = os.fork()
-        if pid:
-            self._workers[pid] = time.monotonic()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-            return
-        for signum in (*signals, signal.SIGALRM):
-            signal.signal(signum, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-        status = 1
-        try:
-            end_with_parent(parent)
-            self._work()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code if isinstance(ended.code, int) else 1
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-
-    def _stop(self, *_: int | FrameType | None) -> None:
-        self._stopping = True
-        signal.alarm(GRACE_S)
-        self._signal(signal.SIGTERM)
-
-    def _kill(self, *_: int | FrameType | None) -> None:
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, signum: int) -> None:
-        for pid in list(self._workers):
-            os.kill(pid, signum)
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        os._exit(status)

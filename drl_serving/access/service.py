@@ -10,7 +10,7 @@ import ipaddress
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lmdb
 import structlog
@@ -20,8 +20,10 @@ from drl_core.settings import Settings, SettingsError
 from drl_serving.access.keys import KeyFile, KeyFileError, Keyring
 from drl_serving.access.limits import SharedBuckets, Throttle
 from drl_serving.access.principal import ANONYMOUS, Principal
-from drl_serving.access.tokens import TokenVerifier
 from drl_serving.problems import Problem
+
+if TYPE_CHECKING:
+    from drl_serving.access.tokens import TokenVerifier
 
 MAX_VERIFIED = 10_000
 """Credentials remembered."""
@@ -257,9 +259,11 @@ def _unauthorized(detail: str, challenge: str) -> Problem:
     )
 
 
-def _verifier(settings: Settings) -> TokenVerifier | None:
+def _verifier(settings: Settings) -> "TokenVerifier | None":
     access = settings.access
     if access.jwt_issuer or access.jwt_audience or access.jwt_keys:
+        from drl_serving.access.tokens import TokenVerifier  # PyJWT takes memory
+
         return TokenVerifier(access, settings.home_path)
     return None
 

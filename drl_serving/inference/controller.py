@@ -34,7 +34,10 @@ class InferenceError(msgspec.Struct, frozen=True):
 def _errors(*statuses: int) -> dict[int, ResponseSpec]:
     return {
         status: ResponseSpec(
-            InferenceError, description="Refused; says why.", media_type=problems.PROBLEM_JSON
+            InferenceError,
+            generate_examples=False,
+            description="Refused; says why.",
+            media_type=problems.PROBLEM_JSON,
         )
         for status in (401, 403, 429, *statuses)
     }
