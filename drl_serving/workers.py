@@ -61,7 +61,6 @@ def run(work: Callable[[], None], count: int, another: list[str], beside: list[s
         beside: a command that is run once, while the workers are.
     """
     limit_arenas()
-    gc.collect()
     gc.freeze()  # what was imported is not looked at again, so its pages stay shared
     signal.pthread_sigmask(signal.SIG_BLOCK, supervisor.WATCHED)
     workers = [_fork(work) for _ in range(count)]
@@ -88,6 +87,7 @@ def _fork(work: Callable[[], None]) -> int:
     status = 1
     try:
         end_with_parent(parent)
+        gc.enable()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, supervisor.WATCHED)
         work()
         status = 0
