@@ -124,7 +124,8 @@ class Serving(_Section, frozen=True):
     max_batch: PositiveInt = 10_000
     """* Records in one request."""
     max_queue_ms: PositiveInt = 50
-    """* Longest wait of a request before it is answered 503 with Retry-After."""
+    """* Longest wait of a request before it is answered 503 with Retry-After. Lower: when too much
+    comes in, those that are answered are answered sooner, but fewer of many that come at once."""
     request_timeout_s: PositiveInt = 30
     """* Longest time that a caller may take to send a request, and the service to answer it."""
     telemetry_buffer: Annotated[int, Meta(ge=10_000)] = 10_000

@@ -29,6 +29,8 @@ _SELF_TIMED = ("/v1/telemetry", "/v1/decisions/live")
 """Streams: they bound the time of each part by themselves."""
 _DECISIONS = "/v1/decisions"
 _CONSOLE = "/console"
+HELD_S = 0.25
+"""How long the refusal is held back of what would wait too long."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 Pairs = tuple[tuple[bytes, bytes], ...]
@@ -167,11 +169,11 @@ class Front:
             self._overdue.discard(task)
 
     async def _shed(self, scope: HTTPScope, answer: "_Answer") -> None:
-        """Refuse, as cheaply as can be: while too much comes in, this is what is done most."""
+        """Refuse, after a while: refusing costs half a decision, and some callers ask at once."""
         self._metrics.shed.inc()
         self._metrics.answered(scope["method"], self._label(scope["path"]), 503)
+        await asyncio.sleep(HELD_S)
         await answer.send(503, list(_SHED_HEADERS), _SHED_BODY)
-        self._queue.worked_until(time.perf_counter())
 
     def _let_in(self, scope: HTTPScope) -> None:
         """Say who asks.

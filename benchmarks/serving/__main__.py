@@ -29,6 +29,8 @@ PARTS = ("closed", "poisson", "overload")
 STARTS = 2
 """Starts beside the one that is measured."""
 BATCH_ROUNDS = 5
+TIGHT_QUEUE_MS = 5
+"""`serving.max_queue_ms` where short answers are worth more than many."""
 
 
 def machine() -> dict[str, Any]:
@@ -101,8 +103,11 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
                 pair = [two, servers.echo(2)]
                 figures["poisson"] = opened.poisson(pair, chosen.poisson_seconds, folder)
             if "overload" in parts:
-                one = servers.ours(servers.twin(home, folder / "one"), url)
-                figures["overload"] = opened.overload(one, folder)
+                other = servers.twin(home, folder / "one")
+                figures["overload"] = {
+                    limit: opened.overload(servers.ours(other, url, max_queue_ms=limit), folder)
+                    for limit in (servers.MAX_QUEUE_MS, TIGHT_QUEUE_MS)
+                }
     figures["machine"]["load average at end"] = " ".join(f"{one:.1f}" for one in os.getloadavg())
     return figures
 

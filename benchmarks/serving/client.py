@@ -198,7 +198,10 @@ async def run(job: Job) -> Seen:
         await asyncio.sleep(job.seconds)
     else:
         load.free.extend(opened)
-        await asyncio.to_thread(_pace, load, loop)
+        pacing = threading.Thread(target=_pace, args=(load, loop), daemon=True)
+        pacing.start()
+        while pacing.is_alive():
+            await asyncio.sleep(0.005)
     load.running = False
     seconds = time.perf_counter() - load.began
     cpu_share = (time.process_time() - cpu) / seconds

@@ -73,16 +73,16 @@ def _opened(figures: Mapping[str, Any]) -> Iterator[Reach]:
 
 
 def _overload(figures: Mapping[str, Any]) -> Iterator[Reach]:
-    if "overload" not in figures:
-        return
-    found = figures["overload"]
-    grown = found["memory_pss_mb"]["peak"] - found["memory_pss_mb"]["before"]
-    ratio = found["accepted_ms"]["p99"] / found["uncontended_ms"]["p99"]
-    yield Reach("overload: p99 of the accepted / uncontended", ratio, 2.0)
-    yield Reach("overload: growth of memory (PSS), MB", grown, 50.0)
-    yield Reach("overload: refusals without Retry-After", found["refused_without_retry_after"], 0)
-    yield Reach("overload: connections lost", found["connections_lost"], 0)
-    yield Reach("overload: seconds to recover", found["recovery_s"], 5.0)
+    for limit, found in figures.get("overload", {}).items():
+        name = f"overload, max_queue_ms {limit}"
+        grown = found["memory_pss_mb"]["peak"] - found["memory_pss_mb"]["before"]
+        p99 = found["accepted_ms"]["p99"]
+        yield Reach(f"{name}: p99 / uncontended", p99 / found["uncontended_ms"]["p99"], 2.0)
+        yield Reach(f"{name}: p99 / at capacity", p99 / found["closed_loop_ms"]["p99"], 2.0)
+        yield Reach(f"{name}: growth of memory (PSS), MB", grown, 50.0)
+        yield Reach(f"{name}: no Retry-After", found["refused_without_retry_after"], 0)
+        yield Reach(f"{name}: connections lost", found["connections_lost"], 0)
+        yield Reach(f"{name}: seconds to recover", found["recovery_s"], 5.0)
 
 
 def text(figures: Mapping[str, Any]) -> str:
@@ -92,8 +92,7 @@ def text(figures: Mapping[str, Any]) -> str:
         parts += [_servers(figures["rows"]), _batches(figures["batches"])]
     if "poisson" in figures:
         parts.append(_poisson(figures["poisson"]))
-    if "overload" in figures:
-        parts.append(_storm(figures["overload"]))
+    parts += [_storm(limit, found) for limit, found in figures.get("overload", {}).items()]
     parts.append("\n".join(["Reach", *(one.line() for one in reaches(figures))]))
     return "\n\n".join(parts)
 
@@ -159,13 +158,13 @@ def _poisson(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _storm(found: Mapping[str, Any]) -> str:
+def _storm(limit: int, found: Mapping[str, Any]) -> str:
     capacity = found["capacity_per_s"]
     memory = found["memory_pss_mb"]
     shares = ", ".join(f"{share:.0%}" for share in found["client_cpu_share"])
     return "\n".join(
         [
-            "Overload, one worker on one core, 500 connections from the other",
+            f"Overload, one worker on a core, 500 connections from the other, max_queue_ms {limit}",
             f"  capacity {capacity:.0f}/s; offered {found['offered_per_s'] / capacity:.1f} times, "
             f"sent {found['sent_per_s'] / capacity:.1f} times; accepted "
             f"{found['accepted_per_s']:.0f}/s; statuses {found['statuses']}",

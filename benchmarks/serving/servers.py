@@ -6,15 +6,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.serving import payloads
 from benchmarks.serving.payloads import Wire
 from benchmarks.serving.release import publish
 from drl_cli.postgres import EmbeddedPostgres
 from drl_core.migrations import migrate
+from drl_core.settings import Serving
 from drl_serving.access.keys import KeyFile
 
 PEERS = "benchmarks.serving.peers"
+MAX_QUEUE_MS = Serving().max_queue_ms
 UVICORN = ("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
@@ -60,7 +63,13 @@ def twin(home: Home, path: Path) -> Home:
 
 
 def environ(
-    home: Home, database: str, *, port: int, workers: int = 1, log_share: float = 0.01
+    home: Home,
+    database: str,
+    *,
+    port: int,
+    workers: int = 1,
+    log_share: float = 0.01,
+    max_queue_ms: int = MAX_QUEUE_MS,
 ) -> dict[str, str]:
     """The service with all it has in production, but TLS, which the peers are without as well."""
     metrics = home.path / "state" / f"metrics-{port}"
@@ -71,6 +80,7 @@ def environ(
         "DRL_SERVING__PORT": str(port),
         "DRL_SERVING__WORKERS": str(workers),
         "DRL_SERVING__DECISION_LOG_SHARE": str(log_share),
+        "DRL_SERVING__MAX_QUEUE_MS": str(max_queue_ms),
         "DRL_ACCESS__RATE_PER_S": "1000000",
         "DRL_ACCESS__RATE_BURST": "1000000",
         "DRL_OBSERVABILITY__LOG_FILE": "service.jsonl",
@@ -79,13 +89,13 @@ def environ(
     }
 
 
-def ours(home: Home, database: str, log_share: float = 0.01, workers: int = 1) -> Server:
-    """Our service, for decisions."""
+def ours(home: Home, database: str, **how: Any) -> Server:
+    """Our service, for decisions; `how` as in `environ`."""
     return Server(
-        "drl" if log_share < 1 else "drl, log all",
+        "drl" if how.get("log_share", 0.0) < 1 else "drl, log all",
         lambda port: [sys.executable, "-m", "drl_serving"],
         payloads.as_events("/v1/decisions", home.headers),
-        lambda port: environ(home, database, port=port, workers=workers, log_share=log_share),
+        lambda port: environ(home, database, port=port, **how),
     )
 
 
