@@ -20,9 +20,13 @@ from drl_serving.app import create_app
 ACCEPTS = 16
 """Connections that are accepted in one turn of the event loop."""
 
+SWITCH_S = 0.0005
+"""How long the event loop waits for a thread that has the interpreter, before it asks for it."""
+
 
 def serve(listening: socket.socket) -> None:
     """Answer what comes in on a socket, until the process is told to end."""
+    sys.setswitchinterval(SWITCH_S)
     settings = load()
     written = logs.configure(settings.observability, settings.home_path)
     config = uvicorn.Config(
