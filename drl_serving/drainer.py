@@ -139,7 +139,7 @@ class Drainer:
                     self._seal_old()
                     sealed = True
                 began = time.monotonic()
-                rows = self.drain_group()
+                self.drain_group()
                 took = time.monotonic() - began
             except Exception as error:  # whatever it is, what waits must go on being tried
                 self._failed(error)
@@ -150,8 +150,8 @@ class Drainer:
                 _log.info("draining again")
                 self.failure = None
             pause = _FIRST_PAUSE_S
-            # where much has piled up, decisions and the database have half of the time for themselves
-            self._stop.wait(max(took, _IDLE_S) if rows else _IDLE_S)
+            # rests as long as it worked: where much has piled up, decisions have half of the time
+            self._stop.wait(max(took, _IDLE_S))
 
     def drain_group(self) -> int:
         """Store the oldest rows and remove them; says how many there were.

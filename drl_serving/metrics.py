@@ -11,10 +11,12 @@ import os
 import shutil
 import threading
 import time
+from collections import Counter as Bag
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from litestar.types import Message, Scope
 from prometheus_client import (
@@ -29,6 +31,7 @@ from prometheus_client import (
     multiprocess,
     values,
 )
+from prometheus_client.core import GaugeMetricFamily
 
 from drl_core.features import FEATURES, SIGNAL_COUNT, Array, observe
 from drl_core.settings import Settings
@@ -148,9 +151,6 @@ class Metrics:
             "Releases seen by the service, by result: loaded, or why it was refused.",
             "result",
         )
-        self.model_info = self._gauge(
-            "drl_model_info", "Workers that serve this model.", "livesum", "version", "sha256"
-        )
         self.model_sequence = self._gauge(
             "drl_model_sequence",
             "Release served by the worker that is furthest behind; 0 without a model.",
@@ -203,10 +203,12 @@ class Metrics:
     def model_loaded(self, version: str, sha256: str, sequence: int) -> None:
         """Count a swap and describe the model that is served from now on."""
         self.reloads.labels("loaded").inc()
-        if self._served is not None:
-            self.model_info.labels(*self._served).set(0)
         self._served = (version, sha256)
-        self.model_info.labels(version, sha256).set(1)
+        if self._shared:
+            path = _served_by(os.getpid())
+            new = path.with_suffix(".new")
+            new.write_bytes(msgspec.json.encode(self._served))
+            new.replace(path)
         self.model_sequence.set(sequence)
         self._model_loaded_at.set(time.time())
 
@@ -251,6 +253,7 @@ class Metrics:
         self.flush()
         if self._shared:
             multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+            _served_by(os.getpid()).unlink(missing_ok=True)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format; takes milliseconds with several workers."""
@@ -264,10 +267,11 @@ class Metrics:
         self.flush()
         self._sample()
         if not self._shared:
-            return _Present(self.registry)
+            return _Present(self.registry, [self._served] if self._served else [])
         folder = Path(os.environ[FOLDER_VARIABLE])
         _forget_the_dead(folder)
-        return _Present(multiprocess.MultiProcessCollector(None, str(folder)))  # type: ignore[no-untyped-call]
+        gathered = multiprocess.MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
+        return _Present(gathered, _served(folder))
 
     def _sum_up(self, windows: Array) -> None:
         missing = np.isnan(windows[:, :SIGNAL_COUNT]).sum(axis=0)
@@ -318,18 +322,39 @@ class Metrics:
 
 
 class _Present(CollectorRegistry):
-    """What another registry or collector has, without the models that nobody serves any more."""
+    """What another registry or collector has, and which models are served.
 
-    def __init__(self, source: CollectorRegistry | multiprocess.MultiProcessCollector) -> None:
+    Those come and go, and a series of `prometheus_client` stays in its mapped file for good.
+    """
+
+    def __init__(
+        self,
+        source: CollectorRegistry | multiprocess.MultiProcessCollector,
+        served: Iterable[tuple[str, str]],
+    ) -> None:
         super().__init__()
         self._source = source
+        self._served = Bag(served)
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics; a series cannot be taken out of a mapped file, so zero means gone."""
-        for metric in self._source.collect():
-            if metric.name == "drl_model_info":
-                metric.samples = [sample for sample in metric.samples if sample.value]
-            yield metric
+        """The metrics."""
+        yield from self._source.collect()
+        models = GaugeMetricFamily(
+            "drl_model_info", "Workers that serve this model.", labels=("version", "sha256")
+        )
+        for model, workers in self._served.items():
+            models.add_metric(model, workers)
+        yield models
+
+
+def _served_by(pid: int) -> Path:
+    return Path(os.environ[FOLDER_VARIABLE]) / f"served_{pid}.json"
+
+
+def _served(folder: Path) -> Iterator[tuple[str, str]]:
+    for path in folder.glob("served_*.json"):
+        with contextlib.suppress(FileNotFoundError):  # its worker has just ended
+            yield msgspec.json.decode(path.read_bytes(), type=tuple[str, str])
 
 
 def _forget_the_dead(folder: Path) -> None:
@@ -339,3 +364,4 @@ def _forget_the_dead(folder: Path) -> None:
         if not Path(f"/proc/{pid}").exists():
             with contextlib.suppress(FileNotFoundError):  # another worker was first
                 multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+            _served_by(pid).unlink(missing_ok=True)
