@@ -326,7 +326,9 @@ def compare(home: Path, decided: dict[Key, dict[str, Any]]) -> list[Key]:
     with Deployment(home, workers=1) as deployment, httpx.Client(timeout=30) as client:
         for (sandbox, episode, step), made in sorted(decided.items()):
             body = event(sandbox, episode, step)
-            again = client.post(f"{deployment.url}/v1/decisions", json=body).json()
+            again = (
+                client.post(f"{deployment.url}/v1/decisions", json=body).raise_for_status().json()
+            )
             same = again["action"] == made["action"] and np.allclose(
                 again["q_values"], made["q_values"], atol=1e-6
             )

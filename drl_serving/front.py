@@ -245,25 +245,28 @@ class _Queue:
     """How long requests waited, as far as it can be told.
 
     What comes in while the event loop is at work waits in its socket, unseen, until the next turn.
-    So where a turn follows the one before at once, its requests may have waited since that began.
+    Where a turn follows the one before at once, and as many are in it, they came all along that
+    one; so each request ahead in this turn stands for its share of the turn before.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._in_turn = False
         self._began = self._worked_until = 0.0
-        self._since = 0.0
+        self._size, self._before, self._share = 0, 0, 0.0
 
     def waited(self, now: float) -> float:
-        """The most that a request has waited that is begun now; seconds, as `now`."""
+        """Seconds that a request waited which is begun now."""
         if not self._in_turn:
             self._in_turn = True
             asyncio.get_running_loop().call_soon(self._end_turn)
             worked, idle = self._worked_until - self._began, now - self._worked_until
-            self._since = self._began if idle < worked else now
-            self._began = now
+            self._share = (now - self._began) / self._size if idle < worked else 0.0
+            self._began, self._before, self._size = now, self._size, 0
+        ahead = min(self._size, self._before)
+        self._size += 1
         self._metrics.queue_seconds.observe(now - self._began)
-        return now - self._since
+        return now - self._began + ahead * self._share
 
     def worked_until(self, now: float) -> None:
         """A request was answered."""

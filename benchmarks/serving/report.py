@@ -135,7 +135,7 @@ def _servers(rows: Mapping[str, Row]) -> str:
 
 
 def _batches(batches: Mapping[str, Sequence[float]]) -> str:
-    lines = ["Batches of 1024 rows, rows/s over one connection"]
+    lines = ["Batches of 1024 rows, rows/s over two connections"]
     lines += [f"  {name:28}{_range(values)}" for name, values in batches.items()]
     return "\n".join(lines)
 

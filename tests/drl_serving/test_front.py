@@ -19,7 +19,8 @@ from litestar.testing import TestClient
 
 from drl_core.settings import Serving, Settings
 from drl_serving.app import Service
-from drl_serving.front import Front
+from drl_serving.front import Front, _Queue
+from drl_serving.metrics import Metrics
 from tests import strategies
 
 JSON = {"Content-Type": "application/json"}
@@ -190,21 +191,38 @@ def test_what_would_wait_too_long_is_shed_with_retry_after(publisher: Any) -> No
         time.sleep(0.002)  # each takes the loop for a while
         return {"type": "http.request", "body": b'{"episode_id": 1, "step": 0}'}
 
-    async def scenario() -> list[list[dict[str, Any]]]:
-        await service.models.poll()
-        first = await asyncio.gather(*(ask(front, at_once) for _ in range(20)))
-        behind = await ask(front, at_once)
-        await asyncio.sleep(0.2)
-        return [*first, behind, await ask(front, at_once)]
+    async def burst() -> list[list[dict[str, Any]]]:
+        return await asyncio.gather(*(ask(front, at_once) for _ in range(20)))
 
-    *first, behind, later = asyncio.run(scenario())
-    statuses = [answer[0]["status"] for answer in first]
-    assert statuses[0] == 200
-    assert 503 in statuses
+    async def scenario() -> list[list[list[dict[str, Any]]]]:
+        await service.models.poll()
+        return [await burst(), await burst(), [await ask(front, at_once)]]
+
+    first, second, alone = asyncio.run(scenario())
+    statuses = [[answer[0]["status"] for answer in answers] for answers in (first, second)]
+    assert [some[0] for some in statuses] == [200, 200], "who comes first in a turn did not wait"
+    assert set(statuses[0]) == {200, 503}
     shed = next(answer for answer in first if answer[0]["status"] == 503)
     assert (b"retry-after", b"1") in shed[0]["headers"]
-    assert behind[0]["status"] == 503  # it may have come when the loop began with those
-    assert later[0]["status"] == 200
+    assert alone[0][0]["status"] == 200
+
+
+def test_what_came_during_a_busy_turn_counts_as_waiting_since() -> None:
+    async def scenario() -> tuple[list[float], list[float], float]:
+        queue = _Queue(Metrics())
+        first = [queue.waited(10.0 + n / 1000) for n in range(10)]
+        queue.worked_until(10.020)
+        await asyncio.sleep(0)
+        behind = [queue.waited(10.021) for _ in range(20)]
+        queue.worked_until(10.022)
+        await asyncio.sleep(0)
+        return first, behind, queue.waited(11.0)
+
+    first, behind, idle = asyncio.run(scenario())
+    assert first == pytest.approx([n / 1000 for n in range(10)])
+    assert behind[:11] == pytest.approx([n * 0.0021 for n in range(11)])
+    assert behind[11:] == pytest.approx([0.021] * 9), "no longer than the turn before"
+    assert idle == 0
 
 
 def test_every_answer_has_the_security_headers_and_a_trace(publisher: Any) -> None:
