@@ -230,11 +230,13 @@ def main() -> None:
     threading.stack_size(1 << 20)
     sys.setswitchinterval(0.0005)
     gc.disable()
-    for line in sys.stdin.buffer:
-        seen = uvloop.run(run(msgspec.json.decode(line, type=Job)))
-        sys.stdout.buffer.write(msgspec.json.encode(seen) + b"\n")
-        sys.stdout.buffer.flush()
-        gc.collect()
+    # a file of its own: with PYTHONUNBUFFERED that of `sys` may write less than it is given
+    with open(sys.stdout.fileno(), "wb", closefd=False) as output:
+        for line in sys.stdin.buffer:
+            seen = uvloop.run(run(msgspec.json.decode(line, type=Job)))
+            output.write(msgspec.json.encode(seen) + b"\n")
+            output.flush()
+            gc.collect()
 
 
 if __name__ == "__main__":
