@@ -20,10 +20,11 @@ from drl_serving.audit.log import Audit
 from drl_serving.audit.refusals import Refusals
 from drl_serving.bodies import Limits
 from drl_serving.configuration import LiveSettings
+from drl_serving.decisions.batcher import Batcher
 from drl_serving.decisions.carried import RowDecider
 from drl_serving.decisions.episodes import EpisodeStore
 from drl_serving.decisions.journal import Journal
-from drl_serving.decisions.lean import Batcher, LeanDecision, LeanRows
+from drl_serving.decisions.lean import LeanDecision, LeanRows
 from drl_serving.decisions.lineage import DecisionReader
 from drl_serving.decisions.log_controller import Feeds
 from drl_serving.decisions.rules import Rules

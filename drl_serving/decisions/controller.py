@@ -11,8 +11,8 @@ from drl_core import telemetry
 from drl_serving import bodies, openapi
 from drl_serving.access.guards import requires
 from drl_serving.decisions import carried
+from drl_serving.decisions.batcher import Batcher
 from drl_serving.decisions.carried import RowDecider
-from drl_serving.decisions.lean import Batcher
 from drl_serving.decisions.schemas import CarriedDecision, Decision
 from drl_serving.decisions.scoring import Caller, models_of
 from drl_serving.decisions.service import DecisionService

@@ -25,6 +25,11 @@ from tests import strategies
 
 JSON = {"Content-Type": "application/json"}
 OCTETS = {"Content-Type": "application/octet-stream"}
+examples = settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 def framework_only(front: Front) -> Front:
@@ -56,11 +61,7 @@ def comparable(answer: httpx.Response) -> tuple[int, dict[str, str], Any]:
     return answer.status_code, headers, body
 
 
-@settings(
-    max_examples=100,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@examples
 @given(data=st.data())
 def test_the_lean_way_answers_as_the_framework_does(
     clients: tuple[Any, Any], data: st.DataObject
@@ -81,11 +82,7 @@ def test_the_lean_way_answers_as_the_framework_does(
 _BOUNDS = st.sampled_from([0.0, 0.0, 0.0, 1.0, 0.5, -1.0, 1e300, float("nan")])
 
 
-@settings(
-    max_examples=100,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@examples
 @given(data=st.data())
 def test_rows_and_inference_answer_as_the_framework_does(
     clients: tuple[Any, Any], data: st.DataObject
