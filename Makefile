@@ -41,7 +41,7 @@ lint: install ## format, lint, types, import rules
 protos: install ## the code of the protocol buffers, after a change to a .proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. drl_core/protos/*.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
-		drl_serving/rpc/protos/*.proto
+		drl_serving/open_inference/grpc/protos/*.proto
 
 properties: install ## the table of the 44 correctness properties, with results
 	$(BIN)/python -m tests.properties.table

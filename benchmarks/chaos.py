@@ -27,7 +27,7 @@ import numpy as np
 import psycopg
 
 from benchmarks.deployment import KINDS, Deployment, wait_until
-from drl_core.landing import LandingZone
+from drl_core.telemetry.landing import LandingZone
 
 STEPS = 8
 """Windows of each decided episode."""

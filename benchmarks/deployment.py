@@ -22,7 +22,7 @@ import httpx
 import psutil
 import psycopg
 
-from drl_cli.postgres import EmbeddedPostgres
+from drl_cli.local.embedded_postgres import EmbeddedPostgres
 from drl_core.migrations import migrate
 
 PATIENCE_S = 120.0
@@ -217,7 +217,7 @@ def _is_worker(process: psutil.Process) -> bool:
     """Whether it lives, and is not the one that restores episodes."""
     with contextlib.suppress(psutil.NoSuchProcess):
         dead = process.status() == psutil.STATUS_ZOMBIE
-        return not dead and "drl_serving.decisions.restore" not in process.cmdline()
+        return not dead and "drl_serving.decisions.state.recovery" not in process.cmdline()
     return False
 
 

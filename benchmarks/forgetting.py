@@ -19,12 +19,13 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from drl_assets import pipeline
-from drl_assets.learning import evaluation, training
-from drl_assets.learning.checkpoint import Checkpoint
-from drl_assets.learning.episodes import Episodes, from_experiences
-from drl_assets.sources.generate import generate_events
-from drl_assets.sources.importing import read_events
+from drl_assets.learning import trainer
+from drl_assets.learning.data.episodes import Episodes, from_experiences
+from drl_assets.learning.evaluation import evaluate
+from drl_assets.learning.learners.checkpoint import Checkpoint
+from drl_assets.sources.importer import read_events
+from drl_assets.sources.synthetic import generate_events
+from drl_assets.tables import transforms
 from drl_core.settings import Learning
 
 
@@ -46,15 +47,15 @@ def batches_of(frame: pl.DataFrame, seed: int) -> tuple[list[str], list[pl.DataF
 
 def losses(checkpoint: Checkpoint, episodes: Episodes) -> dict[str, float]:
     """What an episode costs, by attack type; `benign` is one of them."""
-    policy = evaluation.network_policy(checkpoint.network())
-    returns = evaluation.simulate(policy, episodes).returns
+    policy = evaluate.network_policy(checkpoint.network())
+    returns = evaluate.simulate(policy, episodes).returns
     types = np.asarray(episodes.attack_type)
     return {str(kind): -float(returns[types == kind].mean()) for kind in np.unique(types)}
 
 
 def timed(*args: object, **rest: object) -> tuple[Checkpoint, float]:
     began = time.process_time()
-    found = training.train(*args, tune_baselines=False, **rest)  # type: ignore[arg-type]
+    found = trainer.train(*args, tune_baselines=False, **rest)  # type: ignore[arg-type]
     return found, time.process_time() - began
 
 
@@ -65,7 +66,7 @@ def run(frame: pl.DataFrame, learning: Learning, seed: int) -> tuple[float, floa
         Loss on earlier types after the last batch, incremental and from scratch, and the share of
         processor time that an update takes.
     """
-    frame = pipeline.hold_out(frame, 0.25, {})
+    frame = transforms.hold_out(frame, 0.25, {})
     held_out = from_experiences(frame.filter(pl.col("held_out")))
     types, batches = batches_of(frame.filter(~pl.col("held_out")), seed)
     learning = msgspec.structs.replace(learning, seed=seed)
@@ -90,7 +91,7 @@ def run(frame: pl.DataFrame, learning: Learning, seed: int) -> tuple[float, floa
 
 
 def _idle(episodes: Episodes) -> dict[str, float]:
-    returns = evaluation.simulate(evaluation.never_act, episodes).returns
+    returns = evaluate.simulate(evaluate.never_act, episodes).returns
     types = np.asarray(episodes.attack_type)
     return {str(kind): float(returns[types == kind].mean()) for kind in np.unique(types)}
 
@@ -110,7 +111,7 @@ def main() -> None:
         if given.paths
         else list(generate_events(given.episodes, 30, seed=0))
     )
-    frame = pipeline.experiences_of([events])
+    frame = transforms.experiences_of([events])
     if not given.paths:  # independent episodes, each a session of its own
         frame = frame.with_columns(session_id=pl.col("episode_id"))
     learning = Learning(replay_capacity=given.capacity, incremental_steps=given.steps, device="cpu")

@@ -32,13 +32,16 @@ from typing import Any, TypeVar
 import msgspec
 import psutil
 
-from drl_assets.sources.generate import generate_events
-from drl_assets.sources.importing import read_events
-from drl_core import bundle, settings, telemetry
-from drl_core.bundle import Manifest, ModelStore
-from drl_core.landing import LandingZone, write_atomically
+from drl_assets.sources.importer import read_events
+from drl_assets.sources.synthetic import generate_events
+from drl_core import settings
+from drl_core.files import write_atomically
+from drl_core.release import store as bundle
+from drl_core.release.store import Manifest, ModelStore
 from drl_core.settings import Settings
-from drl_core.telemetry import Event
+from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import Event
+from drl_core.telemetry.landing import LandingZone
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE = REPOSITORY / "samples/recorded/telemetry.jsonl.gz"

@@ -27,8 +27,8 @@ import msgspec
 from benchmarks.chaos import event, pattern
 from benchmarks.deployment import Deployment
 from benchmarks.mutations import OCTETS, Request, mutated
-from drl_core import telemetry
-from drl_core.telemetry import TelemetryError
+from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import TelemetryError
 from drl_serving.decisions.schemas import CarriedEvent
 
 MODEL = "drl-policy"

@@ -24,8 +24,8 @@ import numpy as np
 
 from benchmarks.chaos import event, pattern
 from benchmarks.deployment import Deployment, wait_until
-from drl_core.landing import LandingZone
-from drl_core.outbox import Outbox
+from drl_core.storage.outbox import Outbox
+from drl_core.telemetry.landing import LandingZone
 
 RATES = {"decisions": 50.0, "telemetry": 30.0, "patterns": 20.0, "searches": 2.0}
 """Requests a second."""

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import psycopg
 
-from drl_cli.postgres import EmbeddedPostgres
-from drl_core import patterns
-from drl_core.encryption import Keyring
+from drl_cli.local.embedded_postgres import EmbeddedPostgres
 from drl_core.migrations import migrate
-from drl_core.pattern_search import Filter, PatternStore
-from drl_core.patterns import AttackPattern
 from drl_core.settings import Settings
-from drl_serving.storage import Storage
+from drl_core.storage import patterns
+from drl_core.storage.encryption import Keyring
+from drl_core.storage.patterns import AttackPattern
+from drl_serving.patterns.search import Filter, PatternStore
+from drl_serving.storage.outbox_storage import Storage
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 TYPES = ("ransomware", "beacon", "worm", "miner", "wiper", "keylogger", "dropper", "rootkit")

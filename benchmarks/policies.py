@@ -19,12 +19,14 @@ import polars as pl
 from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.training import regret
-from drl_assets import pipeline
-from drl_assets.learning import baselines, evaluation, oracles, policies, training
-from drl_assets.learning.episodes import Episodes, Floats, from_experiences
-from drl_assets.learning.resampling import Sessions
-from drl_assets.sources.importing import read_events
-from drl_core.actions import CONTAINING, Action
+from drl_assets.learning import trainer
+from drl_assets.learning.data.episodes import Episodes, Floats, from_experiences
+from drl_assets.learning.evaluation import baselines, evaluate, policies
+from drl_assets.learning.evaluation.bootstrap import Sessions
+from drl_assets.learning.gates import oracle_mdps
+from drl_assets.sources.importer import read_events
+from drl_assets.tables import transforms
+from drl_core.policy.actions import CONTAINING, Action
 from drl_core.settings import Learning
 
 OURS = "drl"
@@ -40,22 +42,22 @@ def splits(episodes: Episodes, folds: int, seed: int) -> list[np.ndarray]:
 
 def cross_validate(
     frame: pl.DataFrame, episodes: Episodes, tests: list[np.ndarray], seed: int
-) -> dict[str, list[evaluation.Played]]:
+) -> dict[str, list[evaluate.Played]]:
     """Every policy played on every fold of sessions, trained on the others."""
-    found: dict[str, list[evaluation.Played]] = defaultdict(list)
+    found: dict[str, list[evaluate.Played]] = defaultdict(list)
     for number, test in enumerate(tests):
         held_out = sorted({episodes.session[e] for e in test})
         part = frame.filter(~pl.col("session_id").is_in(held_out))
         began = time.process_time()
-        checkpoint = training.train(part, Learning(seed=seed, device="cpu"))
+        checkpoint = trainer.train(part, Learning(seed=seed, device="cpu"))
         chosen = {k: checkpoint.hyperparameters[k] for k in ("input_noise", "weight_decay")}
         spent = f"{time.process_time() - began:.0f} CPU s, {chosen}"
         print(f"seed {seed}, fold {number + 1} of {len(tests)}: {spent}", file=sys.stderr)
         players = policies.standing_policies(checkpoint.baselines, seed)
-        players |= {OURS: evaluation.network_policy(checkpoint.network())}
+        players |= {OURS: evaluate.network_policy(checkpoint.network())}
         players |= {"clairvoyant": policies.clairvoyant}
         for name, policy in players.items():
-            found[name].append(evaluation.simulate(policy, episodes.select(test)))
+            found[name].append(evaluate.simulate(policy, episodes.select(test)))
     return found
 
 
@@ -81,7 +83,7 @@ def table(frame: pl.DataFrame, folds: int, seeds: int, shown: bool) -> None:
             of["interrupted"].append(stopped.astype(np.float64))
             of["reviewed"].append(reviewed.astype(np.float64))
             shares = [  # by fold: a margin of one fold's policy means nothing in another's
-                evaluation.containment_at(part.score, episodes.malicious[test], 0.01)
+                evaluate.containment_at(part.score, episodes.malicious[test], 0.01)
                 for part, test in zip(parts, tests, strict=True)
             ]
             at_budget[name].append(float(np.mean([s for s in shares if s is not None])))
@@ -112,7 +114,7 @@ def interval(found: list[float] | None) -> str:
 
 def oracle_table(seeds: int, trajectories: int) -> None:
     """Prints regret on the generators."""
-    for oracle in (oracles.G1, oracles.G2):
+    for oracle in (oracle_mdps.G1, oracle_mdps.G2):
         found: dict[str, list[float]] = defaultdict(list)
         for seed in range(seeds):
             rows = oracle.sample(trajectories, seed)
@@ -148,7 +150,7 @@ def main() -> None:
     parser.add_argument("--sessions", action="store_true", help="list the sessions of each fold")
     given = parser.parse_args()
     if given.paths:
-        frame = pipeline.experiences_of([list(read_events(given.paths))])
+        frame = transforms.experiences_of([list(read_events(given.paths))])
         table(frame, given.folds, given.seeds, given.sessions)
     if given.oracles:
         oracle_table(given.seeds, given.trajectories)

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from benchmarks.release_load import OFFSETS
-from drl_assets.learning.export import OPSET, export, golden
-from drl_assets.learning.network import PosteriorQNetwork
-from drl_core.bundle import Golden, Manifest, ModelStore, sign
-from drl_core.keys import key_id, signing_key
-from drl_core.landing import write_atomically
+from drl_assets.learning.export.onnx_export import OPSET, export, golden
+from drl_assets.learning.learners.networks import PosteriorQNetwork
+from drl_core.files import write_atomically
+from drl_core.release.signing_keys import key_id, signing_key
+from drl_core.release.store import Golden, Manifest, ModelStore, sign
 
 
 def network() -> PosteriorQNetwork:

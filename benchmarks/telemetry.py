@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.chaos import event
 from benchmarks.deployment import Deployment
-from drl_core.landing import LandingZone
+from drl_core.telemetry.landing import LandingZone
 
 CONNECTIONS = 50
 

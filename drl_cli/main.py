@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from drl_cli import keys, patterns, policy, telemetry
-from drl_cli.console import err, out, told_errors
+from drl_cli.commands import api_keys, patterns, releases, telemetry, train
+from drl_cli.output import err, out, told_errors
 
 app = typer.Typer(
     name="drl",
@@ -32,7 +32,7 @@ def up() -> None:
     The embedded PostgreSQL is used unless DRL_DATABASE_URL is set. State lives in DRL_HOME
     (default .drl). Ports: DRL_UI_PORT (3000) and DRL_SERVING__PORT (8000).
     """
-    from drl_cli import up as processes
+    from drl_cli.local import up as processes
     from drl_core import settings
 
     configured = settings.load()
@@ -59,7 +59,7 @@ def demo(
     ] = False,
 ) -> None:
     """From telemetry to a decision over HTTP, with everything running; then stay up."""
-    from drl_cli import demo as demonstration
+    from drl_cli.commands import demo as demonstration
     from drl_core import settings
 
     raise SystemExit(demonstration.run(settings.load(), telemetry, once=once))
@@ -73,9 +73,10 @@ def serve() -> None:
 
 
 telemetry.register(app)
-policy.register(app, bundle_app)
+train.register(app)
+releases.register(bundle_app)
 patterns.register(app)
-keys.register(app)
+api_keys.register(app)
 
 
 def main() -> None:

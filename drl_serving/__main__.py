@@ -10,7 +10,7 @@ from functools import partial
 from typing import NoReturn
 
 from drl_core.settings import Settings, SettingsError, load
-from drl_serving import workers
+from drl_serving.server import prefork
 
 
 def run(settings: Settings) -> NoReturn:
@@ -24,27 +24,27 @@ def run(settings: Settings) -> NoReturn:
     """
     serving = settings.serving
     try:
-        listening = workers.listen(serving.host, serving.port)
+        listening = prefork.listen(serving.host, serving.port)
     except OSError as error:
         where = f"{serving.host}, port {serving.port}"
         raise SettingsError(
             f"serving.port: {where} cannot be used ({error.strerror}): set DRL_SERVING__PORT"
         ) from None
     gc.disable()  # what is imported stays: to look for garbage takes an eighth of the time
-    from drl_serving import worker  # isort: skip  # before the others: it leaves out what is unused
-    from drl_serving import metrics
+    from drl_serving.server import worker  # isort: skip  # before the others: it leaves out what is unused
     from drl_serving.access.service import require_credentials
     from drl_serving.access.tls import uvicorn_options
+    from drl_serving.observability import metrics
 
     require_credentials(settings)
     uvicorn_options(settings)  # told now where TLS is configured wrongly
     metrics.prepare(settings)
     module = [sys.executable, "-m"]
-    workers.run(
+    prefork.run(
         partial(worker.serve, listening),
         serving.workers,
-        [*module, "drl_serving.worker", str(listening.fileno())],
-        [*module, "drl_serving.decisions.restore"],
+        [*module, "drl_serving.server.worker", str(listening.fileno())],
+        [*module, "drl_serving.decisions.state.recovery"],
     )
 
 

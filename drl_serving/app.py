@@ -14,38 +14,38 @@ from litestar import Litestar
 
 from drl_core.settings import Settings, Watcher
 from drl_serving import routes
-from drl_serving.access.headers import json_headers, page_headers
 from drl_serving.access.service import Access, require_credentials
 from drl_serving.audit.log import Audit
 from drl_serving.audit.refusals import Refusals
-from drl_serving.bodies import Limits
-from drl_serving.configuration import LiveSettings
-from drl_serving.decisions.batcher import Batcher
-from drl_serving.decisions.carried import RowDecider
-from drl_serving.decisions.episodes import EpisodeStore
-from drl_serving.decisions.journal import Journal
-from drl_serving.decisions.lean import LeanDecision, LeanRows
-from drl_serving.decisions.lineage import DecisionReader
+from drl_serving.background import Upkeep, again_and_again
+from drl_serving.console.health import Overview
+from drl_serving.console.page_context import Console
+from drl_serving.console.sessions import Sessions
+from drl_serving.decisions.engine.action_selection import Rules
+from drl_serving.decisions.engine.batcher import Batcher
+from drl_serving.decisions.engine.service import DecisionService
+from drl_serving.decisions.engine.shadow import Shadow
+from drl_serving.decisions.engine.stateless import RowDecider
+from drl_serving.decisions.fast_routes import LeanDecision, LeanRows
 from drl_serving.decisions.log_controller import Feeds
-from drl_serving.decisions.rules import Rules
-from drl_serving.decisions.service import DecisionService
-from drl_serving.decisions.shadow import Shadow
-from drl_serving.front import Front, Headers, LeanRoute
-from drl_serving.inference.lean import PATH, Inferrer, LeanInfer
-from drl_serving.inference.service import Inference
-from drl_serving.logs import Logs
-from drl_serving.methods import Methods
-from drl_serving.metrics import Metrics
-from drl_serving.model import ModelHolder
+from drl_serving.decisions.state.decision_reader import DecisionReader
+from drl_serving.decisions.state.episode_store import EpisodeStore
+from drl_serving.decisions.state.journal import Journal
+from drl_serving.gateway.gateway import Front, Headers, LeanRoute
+from drl_serving.http.options import Methods
+from drl_serving.http.request_body import Limits
+from drl_serving.http.security_headers import json_headers, page_headers
+from drl_serving.live_settings import LiveSettings
+from drl_serving.models.holder import ModelHolder
+from drl_serving.observability.logs import Logs
+from drl_serving.observability.metrics import Metrics
+from drl_serving.observability.otlp_exporter import SpanExporter
+from drl_serving.open_inference.fast_route import PATH, Inferrer, LeanInfer
+from drl_serving.open_inference.service import Inference
 from drl_serving.patterns.service import Patterns
-from drl_serving.spans import SpanExporter
-from drl_serving.state import SharedState
-from drl_serving.storage import Storage
+from drl_serving.storage.outbox_storage import Storage
+from drl_serving.storage.shared_state import SharedState
 from drl_serving.telemetry.service import TelemetryService
-from drl_serving.upkeep import Upkeep, again_and_again
-from drl_serving.web.console import Console
-from drl_serving.web.health import Overview
-from drl_serving.web.sessions import Sessions
 
 
 class Service:
@@ -155,7 +155,9 @@ class Service:
         tasks = [asyncio.create_task(again_and_again(watch)) for watch in watches]
         calls = None
         if self.settings.serving.grpc_port is not None:
-            from drl_serving.rpc import server as rpc  # gRPC takes memory: only where it is wanted
+            from drl_serving.open_inference.grpc import (
+                server as rpc,  # gRPC takes memory: only where it is wanted
+            )
 
             calls = await rpc.start(self.settings, self.inference, self.access, self.metrics)
         try:

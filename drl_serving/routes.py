@@ -8,21 +8,21 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from drl_serving import openapi
 from drl_serving.audit.controller import AuditController
+from drl_serving.console.controller import ConsoleController
+from drl_serving.console.decisions import DecisionPages
+from drl_serving.console.models import ModelPages
+from drl_serving.console.patterns import PatternPages
 from drl_serving.decisions.controller import DecisionController
 from drl_serving.decisions.log_controller import DecisionLogController
-from drl_serving.description import Description
+from drl_serving.gateway.openapi_errors import Description
 from drl_serving.health.controller import HealthController
-from drl_serving.inference.controller import InferenceController
+from drl_serving.http import openapi
+from drl_serving.http.problems import answer
 from drl_serving.models.controller import ModelController
+from drl_serving.open_inference.controller import InferenceController
 from drl_serving.patterns.controller import PatternController
-from drl_serving.problems import answer
 from drl_serving.telemetry.controller import TelemetryController
-from drl_serving.web.controller import ConsoleController
-from drl_serving.web.decisions import DecisionPages
-from drl_serving.web.models import ModelPages
-from drl_serving.web.patterns import PatternPages
 
 CONTROLLERS = (
     DecisionController,

@@ -28,9 +28,9 @@ from pathlib import Path
 import msgspec
 from rich.progress import Progress
 
-from drl_assets.recording import Label, RecordResult, record, write_events
-from drl_core import telemetry
-from drl_core.telemetry import Event, Stage
+from drl_assets.sources.strace.recorder import Label, RecordResult, record, write_events
+from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import Event, Stage
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 30.0

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from drl_cli.postgres import EmbeddedPostgres, temporary_database
+from drl_cli.local.embedded_postgres import EmbeddedPostgres, temporary_database
 from drl_core.migrations import migrate
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from drl_core import telemetry
-from drl_core.telemetry import SIGNALS, Event, Intervention, Outcome, Process, Stage
+from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import SIGNALS, Event, Intervention, Outcome, Process, Stage
 
 FLOAT32_MAX = 3.4028234e38
 COUNTS = SIGNALS[:9]

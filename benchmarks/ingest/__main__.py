@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from benchmarks.ingest import peers
 from benchmarks.ingest.batch import WINDOWS_PER_EPISODE, lines, pipeline
-from drl_core import features, telemetry
+from drl_core.policy import features
+from drl_core.telemetry import event as telemetry
 
 
 def windows(rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from drl_assets import pipeline as tables
-from drl_core import telemetry
+from drl_assets.tables import transforms as tables
+from drl_core.telemetry import event as telemetry
 
 WINDOWS_PER_EPISODE = 50
 SEGMENT_EVENTS = 50_000

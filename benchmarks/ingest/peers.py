@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from drl_core.features import FEATURE_COUNT
-from drl_core.telemetry import SIGNALS
+from drl_core.policy.features import FEATURE_COUNT
+from drl_core.telemetry.event import SIGNALS
 
 _COUNTS = SIGNALS[:9]
 _FLAGS = SIGNALS[9:]

@@ -11,10 +11,10 @@ from typing import Any
 from benchmarks.serving import payloads
 from benchmarks.serving.payloads import Wire
 from benchmarks.serving.release import publish
-from drl_cli.postgres import EmbeddedPostgres
+from drl_cli.local.embedded_postgres import EmbeddedPostgres
 from drl_core.migrations import migrate
 from drl_core.settings import Serving
-from drl_serving.access.keys import KeyFile
+from drl_serving.access.api_keys import KeyFile
 
 PEERS = "benchmarks.serving.peers"
 MAX_QUEUE_MS = Serving().max_queue_ms

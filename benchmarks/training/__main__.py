@@ -76,8 +76,8 @@ def saving(rounds: int) -> None:
     import torch
 
     from benchmarks.training import peers
-    from drl_assets.learning import checkpoint, dqn
-    from drl_assets.learning.network import seeded_network
+    from drl_assets.learning.learners import checkpoint, dqn
+    from drl_assets.learning.learners.networks import seeded_network
 
     torch.set_num_threads(1)
     state = dqn.start(dqn.DQNConfig(), seeded_network(peers.HIDDEN, 0), 0, torch.device("cpu"))

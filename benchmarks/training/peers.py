@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from drl_assets.learning import dqn
-from drl_assets.learning.network import seeded_network
+from drl_assets.learning.learners import dqn
+from drl_assets.learning.learners.networks import seeded_network
 
 Columns = dict[str, npt.NDArray[Any]]
 Jobs = tuple[Callable[[int], object], Callable[[int], object] | None]
@@ -69,7 +69,7 @@ def repeated(job: Callable[[], object]) -> Callable[[int], object]:
 
 
 def ours(data: Columns, at_once: int | None = None) -> Jobs:
-    """The report's preset: `drl_assets.learning.dqn`.
+    """The report's preset: `drl_assets.learning.learners.dqn`.
 
     Args:
         data: the transitions.

@@ -18,11 +18,11 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.training.contest import progress
-from drl_assets.learning import fitted, folds, validation
-from drl_assets.learning.oracles import G2, WINDOWS, Policy
-from drl_assets.learning.replay import Columns
-from drl_core.actions import ACTION_COUNT, TERMINAL
-from drl_core.features import FEATURE_COUNT
+from drl_assets.learning.data.replay_buffer import Columns
+from drl_assets.learning.gates.oracle_mdps import G2, WINDOWS, Policy
+from drl_assets.learning.learners import cross_fitting, fitted_q, model_selection
+from drl_core.policy.actions import ACTION_COUNT, TERMINAL
+from drl_core.policy.features import FEATURE_COUNT
 from drl_core.settings import Learning
 
 Floats = npt.NDArray[np.float32]
@@ -73,14 +73,14 @@ def ours(rows: Columns, seed: int) -> Policy:
     """The default preset's policy, from the same calls as `training.train` makes."""
     learning = Learning(seed=seed, device="cpu")
     rows = dict(rows)
-    rows["fold"], validated = folds.assign(rows, learning.members)
-    config = fitted.FittedConfig(gradient_steps=learning.gradient_steps, members=learning.members)
-    finalists = validation.choose(rows, config, learning)[0] if validated else [config]
+    rows["fold"], validated = cross_fitting.assign(rows, learning.members)
+    config = fitted_q.FittedConfig(gradient_steps=learning.gradient_steps, members=learning.members)
+    finalists = model_selection.choose(rows, config, learning)[0] if validated else [config]
     found = []
     for one in finalists:
-        state = fitted.start(one, rows, learning.member_layers, seed, torch.device("cpu"))
-        fitted.fit(state, rows, one)
-        found.append((float(fitted.utility_left_out(state, rows, one).mean()), state))
+        state = fitted_q.start(one, rows, learning.member_layers, seed, torch.device("cpu"))
+        fitted_q.fit(state, rows, one)
+        found.append((float(fitted_q.utility_left_out(state, rows, one).mean()), state))
     state = max(found, key=lambda pair: pair[0])[1]
     return greedy(state.network)
 

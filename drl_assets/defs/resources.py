@@ -9,13 +9,13 @@ from typing import Any
 
 import dagster as dg
 
-from drl_assets.tables import Tables
-from drl_core import bundle
+from drl_assets.tables.store import Tables
 from drl_core import settings as configuration
-from drl_core.bundle import ModelStore
-from drl_core.landing import LandingZone
-from drl_core.outbox import Outbox
+from drl_core.release import store
+from drl_core.release.store import ModelStore
 from drl_core.settings import Settings
+from drl_core.storage.outbox import Outbox
+from drl_core.telemetry.landing import LandingZone
 
 
 class Project(dg.ConfigurableResource[Any]):
@@ -64,15 +64,15 @@ class Project(dg.ConfigurableResource[Any]):
         return self.settings.checkpoints_path / f"{version}.gates"
 
     @property
-    def released(self) -> bundle.Release | None:
+    def released(self) -> store.Release | None:
         """The verified release, None before the first one."""
         try:
-            return self.models.load(bundle.trusted_keys(self.settings.keys_path))
+            return self.models.load(store.trusted_keys(self.settings.keys_path))
         except FileNotFoundError:
             return None
 
     @property
-    def champion(self) -> bundle.Manifest | None:
+    def champion(self) -> store.Manifest | None:
         """What is known of the released model, None before the first release."""
         released = self.released
         return released.manifest if released else None

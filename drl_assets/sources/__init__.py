@@ -13,15 +13,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from drl_assets.sources.items import (
-    UNREADABLE,
-    Item,
-    NoEvidence,
-    damaged,
-    open_binary,
-    refuse,
-)
-from drl_core.telemetry import Event, Stage
+from drl_assets.sources.records import UNREADABLE, Item, NoEvidence, damaged, open_binary, refuse
+from drl_core.telemetry.event import Event, Stage
 
 __all__ = ["FORMATS", "Item", "Label", "NoEvidence", "detect", "find", "read"]
 
@@ -31,7 +24,7 @@ FORMATS: dict[str, str] = {
     "cape": "drl_assets.sources.cape",
     "cuckoo": "drl_assets.sources.cuckoo",
     "perf-csv": "drl_assets.sources.perf_csv",
-    "strace": "drl_assets.sources.strace",
+    "strace": "drl_assets.sources.strace.reader",
     "json": "drl_assets.sources.flat_json",
 }
 """Format -> module, in the order in which `auto` asks them; imported when first needed."""

@@ -1,20 +1,20 @@
-"""Cuckoo report.json (1.x, 2.x), as `drl_assets.sources.reports` reads it."""
+"""Cuckoo report.json (1.x, 2.x), as `drl_assets.sources.sandbox_report` reads it."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from drl_assets.sources import reports
-from drl_assets.sources.items import Item
-from drl_core.telemetry import Stage
+from drl_assets.sources import sandbox_report
+from drl_assets.sources.records import Item
+from drl_core.telemetry.event import Stage
 
 
 def sniff(head: bytes, path: Path) -> bool:
     """True for a sandbox report that is not one of CAPE."""
-    return reports.kind(head, path) == "cuckoo"
+    return sandbox_report.kind(head, path) == "cuckoo"
 
 
 def read(
     path: Path, *, sandbox_id: str | None = None, stage: Stage | None = None
 ) -> Iterator[Item]:
     """The report's one episode, or why there is none."""
-    return reports.read(path, sandbox_id=sandbox_id or "cuckoo", stage=stage)
+    return sandbox_report.read(path, sandbox_id=sandbox_id or "cuckoo", stage=stage)

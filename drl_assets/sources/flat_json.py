@@ -12,7 +12,7 @@ from typing import IO
 
 import msgspec
 
-from drl_assets.sources.items import (
+from drl_assets.sources.records import (
     UNREADABLE,
     Item,
     NoEvidence,
@@ -22,8 +22,8 @@ from drl_assets.sources.items import (
     open_binary,
     refuse,
 )
-from drl_core import telemetry
-from drl_core.telemetry import MAX_RECORD_BYTES, Event, Stage, TelemetryError
+from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import MAX_RECORD_BYTES, Event, Stage, TelemetryError
 
 _BOM = b"\xef\xbb\xbf"
 _NAMES = re.compile(r"\.(json|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from drl_assets.sources.items import (
+from drl_assets.sources.records import (
     UNREADABLE,
     Item,
     NoEvidence,
@@ -24,8 +24,8 @@ from drl_assets.sources.items import (
     refuse,
     stem,
 )
-from drl_core import telemetry
-from drl_core.telemetry import Event, Stage, TelemetryError
+from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import Event, Stage, TelemetryError
 
 WINDOWS_PER_EPISODE = 50
 DEFAULT_WINDOW_S = 5.0

@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from psycopg.errors import InsufficientPrivilege, UndefinedFile
 
-from drl_core.database import connect
+from drl_core.storage.database import connect
 
 VERSION_TABLE = "drl_schema_version"
 _ONE_AT_A_TIME = 0x64726C  # an advisory lock of ours

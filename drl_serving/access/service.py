@@ -17,13 +17,13 @@ import structlog
 
 from drl_core.settings import Access as AccessSettings
 from drl_core.settings import Settings, SettingsError
-from drl_serving.access.keys import KeyFile, KeyFileError, Keyring
-from drl_serving.access.limits import SharedBuckets, Throttle
+from drl_serving.access.api_keys import KeyFile, KeyFileError, Keyring
 from drl_serving.access.principal import ANONYMOUS, Principal
-from drl_serving.problems import Problem
+from drl_serving.access.rate_limits import SharedBuckets, Throttle
+from drl_serving.http.problems import Problem
 
 if TYPE_CHECKING:
-    from drl_serving.access.tokens import TokenVerifier
+    from drl_serving.access.jwt_tokens import TokenVerifier
 
 MAX_VERIFIED = 10_000
 """Credentials remembered."""
@@ -262,7 +262,7 @@ def _unauthorized(detail: str, challenge: str) -> Problem:
 def _verifier(settings: Settings) -> "TokenVerifier | None":
     access = settings.access
     if access.jwt_issuer or access.jwt_audience or access.jwt_keys:
-        from drl_serving.access.tokens import TokenVerifier  # PyJWT takes memory
+        from drl_serving.access.jwt_tokens import TokenVerifier  # PyJWT takes memory
 
         return TokenVerifier(access, settings.home_path)
     return None

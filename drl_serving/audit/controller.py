@@ -7,13 +7,13 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.params import Parameter
 
-from drl_serving import openapi
 from drl_serving.access.guards import requires
 from drl_serving.audit import log
 from drl_serving.audit.log import Audit
 from drl_serving.audit.schemas import AuditPage
-from drl_serving.parameters import Since, Until, moment
-from drl_serving.problems import Problem
+from drl_serving.http import openapi
+from drl_serving.http.problems import Problem
+from drl_serving.http.query_params import Since, Until, moment
 
 MAX_LIMIT = 1000
 

@@ -18,8 +18,8 @@ from types import TracebackType
 import msgspec
 import structlog
 
-from drl_serving import redaction, tracing
 from drl_serving.audit.schemas import AuditPage, AuditRecord
+from drl_serving.observability import redaction, tracing
 
 CAPACITY = 10_000
 """Records that wait to be written."""

@@ -1,8 +1,8 @@
 """Refused requests: each is counted, and noted in the audit log unless the same was just noted."""
 
-from drl_serving.access.limits import Throttle
+from drl_serving.access.rate_limits import Throttle
 from drl_serving.audit.log import Audit
-from drl_serving.metrics import Metrics
+from drl_serving.observability.metrics import Metrics
 
 NOTES_PER_S = 0.1
 NOTES_AT_ONCE = 5

@@ -7,17 +7,17 @@ from typing import Any
 from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 
-from drl_core import telemetry
-from drl_serving import bodies, openapi
+from drl_core.telemetry import event as telemetry
 from drl_serving.access.guards import requires
-from drl_serving.decisions import carried
-from drl_serving.decisions.batcher import Batcher
-from drl_serving.decisions.carried import RowDecider
+from drl_serving.decisions.engine import stateless
+from drl_serving.decisions.engine.batcher import Batcher
+from drl_serving.decisions.engine.scoring import Caller, models_of
+from drl_serving.decisions.engine.service import DecisionService
+from drl_serving.decisions.engine.stateless import RowDecider
 from drl_serving.decisions.schemas import CarriedDecision, Decision
-from drl_serving.decisions.scoring import Caller, models_of
-from drl_serving.decisions.service import DecisionService
-from drl_serving.metrics import Metrics
-from drl_serving.model import ModelHolder
+from drl_serving.http import openapi, request_body
+from drl_serving.models.holder import ModelHolder
+from drl_serving.observability.metrics import Metrics
 
 INLINE = 16
 """Events that are decided on the event loop; more of them go to a thread."""
@@ -45,17 +45,17 @@ class DecisionController(Controller):
     async def decide(
         self,
         request: Request[Any, Any, Any],
-        limits: NamedDependency[bodies.Limits],
+        limits: NamedDependency[request_body.Limits],
         models: NamedDependency[ModelHolder],
         decisions: NamedDependency[DecisionService],
         batcher: NamedDependency[Batcher],
         metrics: NamedDependency[Metrics],
     ) -> Decision | list[Decision]:
-        bodies.content_type(request, bodies.JSON)
+        request_body.content_type(request, request_body.JSON)
         body = await request.body()
         began = time.perf_counter()
-        records, is_list = bodies.split(body)
-        bodies.limit(len(records), limits.max_batch)
+        records, is_list = request_body.split(body)
+        request_body.limit(len(records), limits.max_batch)
         caller = _caller(request)
         if not is_list:
             decision = await batcher.decide(telemetry.parse(records[0]), caller)
@@ -87,16 +87,16 @@ class DecisionController(Controller):
     async def decide_carried(
         self,
         request: Request[Any, Any, Any],
-        limits: NamedDependency[bodies.Limits],
+        limits: NamedDependency[request_body.Limits],
         models: NamedDependency[ModelHolder],
         decisions: NamedDependency[DecisionService],
     ) -> list[CarriedDecision]:
-        bodies.content_type(request, bodies.JSON)
+        request_body.content_type(request, request_body.JSON)
         body = await request.body()
-        records, _ = bodies.split(body)
-        bodies.limit(len(records), limits.max_batch)
+        records, _ = request_body.split(body)
+        request_body.limit(len(records), limits.max_batch)
         return await asyncio.to_thread(
-            carried.decide, records, models_of(models), decisions, _caller(request)
+            stateless.decide, records, models_of(models), decisions, _caller(request)
         )
 
     @post(
@@ -111,16 +111,16 @@ class DecisionController(Controller):
         status_code=200,
         operation_class=openapi.RowsOperation,
         responses=openapi.problems(400, 413, 415, 500, 503),
-        media_type=bodies.OCTETS,
+        media_type=request_body.OCTETS,
     )
     async def decide_rows(
         self,
         request: Request[Any, Any, Any],
         row_decider: NamedDependency[RowDecider],
     ) -> Response[bytes]:
-        bodies.content_type(request, bodies.OCTETS)
+        request_body.content_type(request, request_body.OCTETS)
         headers, content = await row_decider.decide(await request.body())
-        return Response(content, media_type=bodies.OCTETS, headers=headers)
+        return Response(content, media_type=request_body.OCTETS, headers=headers)
 
 
 def _caller(request: Request[Any, Any, Any]) -> Caller:

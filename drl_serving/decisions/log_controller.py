@@ -11,15 +11,15 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, Parameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
-from drl_core.decision_log import MAX_LIMIT
-from drl_serving import openapi
 from drl_serving.access.guards import requires
 from drl_serving.audit.noting import Noted
-from drl_serving.decisions.journal import Journal
-from drl_serving.decisions.lineage import DecisionReader
 from drl_serving.decisions.schemas import DecisionPage, JournalEntry, Lineage
-from drl_serving.parameters import FROM_0, Since, Until, moment
-from drl_serving.problems import Problem
+from drl_serving.decisions.state.decision_reader import DecisionReader
+from drl_serving.decisions.state.journal import Journal
+from drl_serving.decisions.state.log_store import MAX_LIMIT
+from drl_serving.http import openapi
+from drl_serving.http.problems import Problem
+from drl_serving.http.query_params import FROM_0, Since, Until, moment
 
 FEED_S = 0.25
 HEARTBEAT_S = 15.0

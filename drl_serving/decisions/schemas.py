@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from drl_core.features import CARRY_WIDTH
+from drl_core.policy.features import CARRY_WIDTH
 from drl_core.settings import Mode
-from drl_core.telemetry import Event
+from drl_core.telemetry.event import Event
 
 Role = Literal["champion", "challenger"]
 
@@ -70,7 +70,7 @@ class JournalEntry(Struct, frozen=True, kw_only=True, gc=False):
     trace_id: str
     artifact_sha256: str | None
     window: list[float | None]
-    """The 14 numbers of `drl_core.features.window`; None where not measured."""
+    """The 14 numbers of `drl_core.policy.features.window`; None where not measured."""
     carry: list[float]
     """Of the windows before this one."""
     decision: Decision

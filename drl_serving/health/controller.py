@@ -6,10 +6,10 @@ from litestar import Controller, Response, get
 from litestar.di import NamedDependency
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from drl_serving.decisions.service import DecisionService
+from drl_serving.decisions.engine.service import DecisionService
 from drl_serving.health.schemas import Live, Ready
-from drl_serving.metrics import Metrics
-from drl_serving.model import ModelHolder
+from drl_serving.models.holder import ModelHolder
+from drl_serving.observability.metrics import Metrics
 from drl_serving.telemetry.service import TelemetryService
 
 

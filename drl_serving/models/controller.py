@@ -7,11 +7,11 @@ from litestar import Controller, Request, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, Parameter
 
-from drl_serving import openapi
 from drl_serving.access.guards import requires
 from drl_serving.audit.log import Audit
-from drl_serving.model import ModelHolder
+from drl_serving.http import openapi
 from drl_serving.models import service
+from drl_serving.models.holder import ModelHolder
 from drl_serving.models.schemas import ModelDetails, ReleaseSummary, RolledBack
 
 

@@ -12,18 +12,18 @@ from typing import TypeVar
 
 import structlog
 
-from drl_core.bundle import BundleError, ModelStore, trusted_keys
+from drl_core.release.store import BundleError, ModelStore, trusted_keys
 from drl_core.settings import Settings
-from drl_serving.metrics import Metrics
-from drl_serving.models.highest import HighestSequence
-from drl_serving.models.served import ServedModel
+from drl_serving.models.onnx_model import ServedModel
+from drl_serving.models.sequence_guard import HighestSequence
+from drl_serving.observability.metrics import Metrics
 
 RETRY_S = 1.0
 """Between attempts at a release that cannot be read."""
 ON_DEMAND = 2
 """Models beside the last releases and the challenger that stay loaded once asked for."""
 _MISSES = 256
-_log = structlog.get_logger("drl_serving.model")
+_log = structlog.get_logger("drl_serving.models")
 
 _Stamp = tuple[object, ...]
 T = TypeVar("T")

@@ -5,12 +5,13 @@ from typing import Any
 
 import msgspec
 
-from drl_core import keys
-from drl_core.bundle import BundleError, Manifest, Release, verify
-from drl_core.bundle import trusted_keys as read_trusted_keys
-from drl_serving.model import ModelHolder, ServedModel
+from drl_core.release import signing_keys
+from drl_core.release.store import BundleError, Manifest, Release, verify
+from drl_core.release.store import trusted_keys as read_trusted_keys
+from drl_serving.http.problems import Problem
+from drl_serving.models.holder import ModelHolder
+from drl_serving.models.onnx_model import ServedModel
 from drl_serving.models.schemas import ModelDetails, ReleaseSummary, RolledBack
-from drl_serving.problems import Problem
 
 
 def require_model(models: ModelHolder) -> ServedModel:
@@ -97,7 +98,7 @@ async def roll_back(models: ModelHolder) -> RolledBack:
 
 def _roll_back(models: ModelHolder) -> Manifest:
     try:
-        key = keys.existing_signing_key(models.keys_path)
+        key = signing_keys.existing_signing_key(models.keys_path)
         if key is None:
             raise Problem(
                 409,

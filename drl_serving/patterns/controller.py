@@ -7,13 +7,13 @@ from litestar import Controller, Request, get, post
 from litestar.di import NamedDependency
 from litestar.params import Parameter
 
-from drl_core.actions import ACTION_COUNT
-from drl_core.pattern_search import Filter
-from drl_core.patterns import MAX_LIMIT
-from drl_serving import bodies, openapi
+from drl_core.policy.actions import ACTION_COUNT
+from drl_core.storage.patterns import MAX_LIMIT
 from drl_serving.access.guards import requires
 from drl_serving.audit.noting import Noted
-from drl_serving.parameters import FROM_0, Since, Until, moment
+from drl_serving.http import openapi, request_body
+from drl_serving.http.problems import Problem
+from drl_serving.http.query_params import FROM_0, Since, Until, moment
 from drl_serving.patterns.operations import NearestOperation, NewPatternsOperation
 from drl_serving.patterns.schemas import (
     MAX_CURSOR,
@@ -25,8 +25,8 @@ from drl_serving.patterns.schemas import (
     NewPattern,
     PatternPage,
 )
+from drl_serving.patterns.search import Filter
 from drl_serving.patterns.service import Patterns
-from drl_serving.problems import Problem
 
 
 class PatternController(Controller):
@@ -53,12 +53,12 @@ class PatternController(Controller):
     async def accept(
         self, request: Request[Any, Any, Any], patterns: NamedDependency[Patterns]
     ) -> Accepted:
-        bodies.content_type(request, bodies.JSON)
+        request_body.content_type(request, request_body.JSON)
         body = await request.body()
         if body.lstrip(b" \t\r\n")[:1] == b"[":
-            sent = bodies.decode(body, list[NewPattern])
+            sent = request_body.decode(body, list[NewPattern])
         else:
-            sent = [bodies.decode(body, NewPattern)]
+            sent = [request_body.decode(body, NewPattern)]
         return Accepted(await patterns.accept(sent))
 
     @get(
@@ -103,8 +103,8 @@ class PatternController(Controller):
     async def nearest(
         self, request: Request[Any, Any, Any], patterns: NamedDependency[Patterns]
     ) -> NeighbourPage:
-        bodies.content_type(request, bodies.JSON)
-        query = bodies.decode(await request.body(), NearestQuery)
+        request_body.content_type(request, request_body.JSON)
+        query = request_body.decode(await request.body(), NearestQuery)
         asked = msgspec.structs.asdict(query)
         wanted = Filter(**{name: asked[name] for name in Filter.__struct_fields__})
         wanted = msgspec.structs.replace(

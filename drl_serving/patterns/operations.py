@@ -5,9 +5,9 @@ from typing import Any
 
 from litestar.openapi.spec import Example, OpenAPIMediaType, Operation, Reference, RequestBody
 
-from drl_core.features import FEATURE_COUNT
-from drl_serving.bodies import JSON
-from drl_serving.openapi import inlined
+from drl_core.policy.features import FEATURE_COUNT
+from drl_serving.http.openapi import inlined
+from drl_serving.http.request_body import JSON
 from drl_serving.patterns.schemas import NearestQuery, NewPattern
 
 _EXAMPLE: dict[str, Any] = {

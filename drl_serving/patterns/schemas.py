@@ -5,9 +5,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from drl_core.actions import ACTION_COUNT
-from drl_core.features import FEATURE_COUNT
-from drl_core.patterns import MAX_LIMIT, AttackPattern
+from drl_core.policy.actions import ACTION_COUNT
+from drl_core.policy.features import FEATURE_COUNT
+from drl_core.storage.patterns import MAX_LIMIT, AttackPattern
 
 NO_NUL = "^[^\\x00]*$"
 """Text that PostgreSQL can hold."""
@@ -32,7 +32,7 @@ class NearestQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         list[Annotated[float, Meta(ge=0, le=1)]],
         Meta(min_length=FEATURE_COUNT, max_length=FEATURE_COUNT),
     ]
-    """The 30 features of `drl_core.features`, each in 0..1."""
+    """The 30 features of `drl_core.policy.features`, each in 0..1."""
     limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT)] = 10
     cursor: Annotated[str, Meta(max_length=MAX_CURSOR)] | None = None
     """`next` of the page before, for the same features."""

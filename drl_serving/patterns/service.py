@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 import msgspec
 
-from drl_core import patterns as storing
-from drl_core.database import DatabaseUnavailable
-from drl_core.encryption import EncryptionError, KeyMissing
-from drl_core.pattern_search import CursorError, PatternStore
-from drl_core.patterns import AttackPattern
+from drl_core.storage import patterns as storing
+from drl_core.storage.database import DatabaseUnavailable
+from drl_core.storage.encryption import EncryptionError, KeyMissing
+from drl_core.storage.patterns import AttackPattern
+from drl_serving.http.problems import Problem
 from drl_serving.patterns.schemas import NewPattern
-from drl_serving.problems import Problem
-from drl_serving.storage import Item, Storage
+from drl_serving.patterns.search import CursorError, PatternStore
+from drl_serving.storage.outbox_storage import Item, Storage
 
 MAX_PATTERNS = 1000
 """Most of one request."""

@@ -8,10 +8,10 @@ from litestar import Controller, Request, post
 from litestar.di import NamedDependency
 
 from drl_core.settings import Settings
-from drl_serving import bodies, openapi
 from drl_serving.access.guards import requires
-from drl_serving.metrics import Metrics
-from drl_serving.problems import Problem
+from drl_serving.http import openapi, request_body
+from drl_serving.http.problems import Problem
+from drl_serving.observability.metrics import Metrics
 from drl_serving.telemetry.schemas import Accepted
 from drl_serving.telemetry.service import TelemetryService
 
@@ -45,13 +45,18 @@ class TelemetryController(Controller):
         telemetry: NamedDependency[TelemetryService],
         metrics: NamedDependency[Metrics],
     ) -> Accepted:
-        kind = bodies.content_type(request, bodies.JSON, *bodies.JSON_LINES, bodies.PROTOBUF)
-        is_lines, pause_s = kind in bodies.JSON_LINES, float(settings.serving.request_timeout_s)
+        kind = request_body.content_type(
+            request, request_body.JSON, *request_body.JSON_LINES, request_body.PROTOBUF
+        )
+        is_lines, pause_s = (
+            kind in request_body.JSON_LINES,
+            float(settings.serving.request_timeout_s),
+        )
         if is_lines and "content-length" not in request.headers:
             result = await telemetry.stream(request.stream(), pause_s)
         else:
             async with asyncio.timeout(pause_s):
-                body = await bodies.read(request, settings.serving.max_body_bytes)
+                body = await request_body.read(request, settings.serving.max_body_bytes)
                 result = await telemetry.ingest(body, kind)
         metrics.landed.inc(result.accepted)
         metrics.dead_letters.inc(result.refused)

@@ -10,8 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from drl_core.landing import LandingError, LandingZone
-from drl_core.telemetry import (
+from drl_core.telemetry.event import (
     MAX_RECORD_BYTES,
     DeadLetter,
     Event,
@@ -20,8 +19,9 @@ from drl_core.telemetry import (
     parse,
     parse_lines,
 )
-from drl_serving import bodies
-from drl_serving.group_commit import GroupCommit
+from drl_core.telemetry.landing import LandingError, LandingZone
+from drl_serving.http import request_body
+from drl_serving.storage.group_commit import GroupCommit
 from drl_serving.telemetry.schemas import Accepted, Refused
 
 MAX_REFUSALS = 100
@@ -41,7 +41,7 @@ class TelemetryService:
         buffer: events that may wait to be durable; above it callers get `Full`.
     """
 
-    def __init__(self, root: Path, limits: bodies.Limits, buffer: int) -> None:
+    def __init__(self, root: Path, limits: request_body.Limits, buffer: int) -> None:
         self._root = root
         self._limits = limits
         self._writer = GroupCommit[Event](
@@ -136,18 +136,18 @@ class TelemetryService:
             raise LandingError(cause.errno, f"no landing zone: {cause.strerror}") from cause
 
     def _parse(self, body: bytes, kind: str) -> tuple[list[Event], list[DeadLetter]]:
-        if kind == bodies.PROTOBUF:
+        if kind == request_body.PROTOBUF:
             return self._parse_protobuf(body)
-        if kind in bodies.JSON_LINES:
-            bodies.limit(body.count(b"\n"), self._limits.max_batch)
+        if kind in request_body.JSON_LINES:
+            request_body.limit(body.count(b"\n"), self._limits.max_batch)
             return parse_lines(body, _SOURCE)
         try:
-            records, _ = bodies.split(body)
+            records, _ = request_body.split(body)
         except TelemetryError as error:
             if not body.strip():
                 raise
             return [], [dead_letter(error, _SOURCE, 0, body)]
-        bodies.limit(len(records), self._limits.max_batch)
+        request_body.limit(len(records), self._limits.max_batch)
         events: list[Event] = []
         dead: list[DeadLetter] = []
         for number, raw in enumerate(records):
@@ -158,13 +158,13 @@ class TelemetryService:
         return events, dead
 
     def _parse_protobuf(self, body: bytes) -> tuple[list[Event], list[DeadLetter]]:
-        from drl_core import telemetry_proto  # takes memory: only where it is used
+        from drl_core.telemetry import protobuf  # takes memory: only where it is used
 
         try:
-            found = telemetry_proto.decode(body)
+            found = protobuf.decode(body)
         except TelemetryError as error:
             return [], [dead_letter(error, _SOURCE, 0, body)]
-        bodies.limit(len(found), self._limits.max_batch)
+        request_body.limit(len(found), self._limits.max_batch)
         errors = [one for one in found if isinstance(one, TelemetryError)]
         dead = [dead_letter(one, _SOURCE, one.record or 0, body) for one in errors]
         return [one for one in found if isinstance(one, Event)], dead

@@ -19,9 +19,9 @@ MEMORY_LIMIT = 150_000_000
 RELEASE = """
 import pathlib, sys
 import msgspec
-from drl_assets.learning.export import OPSET, export, golden
-from drl_assets.learning.network import seeded_network
-from drl_core.bundle import Manifest, ModelStore, signing_key
+from drl_assets.learning.export.onnx_export import OPSET, export, golden
+from drl_assets.learning.learners.networks import seeded_network
+from drl_core.release.store import Manifest, ModelStore, signing_key
 home = pathlib.Path(sys.argv[1])
 network = seeded_network([256, 256], 0)
 fields = {name: 0 for name in Manifest.__struct_fields__} | dict(
@@ -38,7 +38,7 @@ ModelStore(home / "models").publish(export(network), manifest, signing_key(home 
 LOADED = """
 import sys
 from drl_core.settings import load
-from drl_serving.worker import create_app
+from drl_serving.server.worker import create_app
 create_app(load())
 names = {name.partition(".")[0] for name, module in sys.modules.items() if module is not None}
 print(",".join(sorted(names & set(sys.argv[1].split(",")))))

@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from drl_core import features, telemetry
-from drl_core.telemetry import Event
+from drl_core.policy import features
+from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import Event
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 SAMPLE = SAMPLES / "recorded" / "telemetry.jsonl.gz"

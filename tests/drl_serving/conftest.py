@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from drl_assets.learning.export import OPSET, export, golden
-from drl_assets.learning.network import seeded_network
-from drl_core.bundle import Golden, Manifest, ModelStore, signing_key
+from drl_assets.learning.export.onnx_export import OPSET, export, golden
+from drl_assets.learning.learners.networks import seeded_network
+from drl_core.release.store import Golden, Manifest, ModelStore, signing_key
 from drl_core.settings import Serving, Settings
 from drl_serving.app import create_app
 

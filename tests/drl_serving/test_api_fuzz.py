@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import fuzz
 from benchmarks.deployment import Deployment, free_port
-from drl_serving.access.keys import KeyFile
+from drl_serving.access.api_keys import KeyFile
 from drl_serving.access.principal import SCOPES
 
 HERE = Path(__file__).parent

@@ -13,9 +13,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks import freshness
-from drl_assets.sources.generate import generate_events
-from drl_core.landing import LandingZone
-from drl_core.telemetry import Event
+from drl_assets.sources.synthetic import generate_events
+from drl_core.telemetry.event import Event
+from drl_core.telemetry.landing import LandingZone
 
 STAGES = ["landing", "batch", "experiences", "checkpoint", "release", "first decision"]
 

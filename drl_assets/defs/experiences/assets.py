@@ -2,10 +2,11 @@
 
 import dagster as dg
 
-from drl_assets import continuity, pipeline, views
 from drl_assets.defs.experiences import selection
 from drl_assets.defs.partitions import batches
 from drl_assets.defs.resources import Project
+from drl_assets.reporting import metadata
+from drl_assets.tables import continuity, transforms
 
 
 @dg.asset(
@@ -23,19 +24,19 @@ def experiences(context: dg.AssetExecutionContext, project: Project) -> dg.Mater
     """
     import polars as pl
 
-    from drl_core import progress
+    from drl_assets.tables import episode_progress
 
     key, settings = context.partition_key, project.settings
     telemetry = project.tables.read("telemetry_batches", key)
     ordered = telemetry.filter(~telemetry["late"])
     states = project.tables.read("normalized_states", key).drop("batch")
     episodes = continuity.episodes_of(ordered)
-    past = progress.load(project.database_url, episodes, before_batch=key)
-    frame = pipeline.experience_frame(
+    past = episode_progress.load(project.database_url, episodes, before_batch=key)
+    frame = transforms.experience_frame(
         ordered, states, continuity.carries(episodes, past), settings.costs
     )
     assigned = selection.assigned_sessions(project, frame["session_id"].unique(), before=key)
-    frame = pipeline.hold_out(frame, settings.learning.test_share, assigned)
+    frame = transforms.hold_out(frame, settings.learning.test_share, assigned)
     path = project.tables.write("experiences", key, frame)
     train, test = frame.filter(~pl.col("held_out")), frame.filter(pl.col("held_out"))
     labelled = pl.col("is_malicious").is_not_null()
@@ -49,7 +50,7 @@ def experiences(context: dg.AssetExecutionContext, project: Project) -> dg.Mater
             "interventions": int(frame["action"].is_not_null().sum()),
             "terminated_episodes": int(frame["terminated"].sum()),
             "partial_episodes": int(frame["truncated"].sum()),
-            "rewards": views.reward_table(frame),
+            "rewards": metadata.reward_table(frame),
             "costs_version": settings.costs.version,
             "path": dg.MetadataValue.path(path),
         }

@@ -14,7 +14,7 @@ def experience_schema(
     context: dg.AssetCheckExecutionContext, project: Project
 ) -> dg.AssetCheckResult:
     """Columns and types are those of the contract, one experience a window."""
-    from drl_assets import schemas
+    from drl_assets.tables import schemas
 
     frame = project.tables.read("experiences", context.partition_key)
     broken = schemas.violations(schemas.EXPERIENCES, frame)
@@ -30,7 +30,7 @@ def no_duplicate_events(
     """No window of this batch is in an earlier one: a redelivery changes nothing."""
     import polars as pl
 
-    from drl_assets.pipeline import KEYS
+    from drl_assets.tables.transforms import KEYS
 
     key = context.partition_key
     frame = project.tables.read("experiences", key).select(KEYS)

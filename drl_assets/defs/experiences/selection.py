@@ -8,7 +8,7 @@ import polars as pl
 from drl_assets.defs.resources import Project
 
 if TYPE_CHECKING:
-    from drl_assets.learning.episodes import Episodes
+    from drl_assets.learning.data.episodes import Episodes
 
 
 def assigned_sessions(project: Project, sessions: pl.Series, before: str) -> dict[str, bool]:
@@ -66,7 +66,7 @@ def held_out_rows(project: Project) -> pl.DataFrame:
 
 def held_out_episodes(project: Project) -> "Episodes":
     """All labelled episodes of the held-out sessions; raises as `held_out_rows`."""
-    from drl_assets.learning.episodes import from_experiences
+    from drl_assets.learning.data.episodes import from_experiences
 
     return from_experiences(held_out_rows(project))
 

@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from drl_assets import views
 from drl_assets.defs.resources import Project, latest_version
-from drl_assets.provenance import git_commit
+from drl_assets.reporting import metadata
+from drl_assets.reporting.provenance import git_commit
 
 
 @dg.asset(
@@ -20,12 +20,13 @@ def onnx_model(context: dg.AssetExecutionContext, project: Project) -> dg.Materi
 
     import onnx
 
-    from drl_assets.learning import checkpoint, export
-    from drl_core.landing import write_atomically
+    from drl_assets.learning.export import onnx_export
+    from drl_assets.learning.learners import checkpoint
+    from drl_core.files import write_atomically
 
     version = latest_version(context.instance)
     network = checkpoint.load(project.checkpoint_path(version)).network()
-    model = export.export(network, cache=project.settings.checkpoints_path)
+    model = onnx_export.export(network, cache=project.settings.checkpoints_path)
     path = project.onnx_path(version)
     write_atomically(path, model)
     return dg.MaterializeResult(
@@ -33,7 +34,7 @@ def onnx_model(context: dg.AssetExecutionContext, project: Project) -> dg.Materi
             "version": version,
             "size_bytes": len(model),
             "nodes": len(onnx.load_from_string(model).graph.node),
-            "opset": export.OPSET,
+            "opset": onnx_export.OPSET,
             "sha256": hashlib.sha256(model).hexdigest(),
             "path": dg.MetadataValue.path(path),
         }
@@ -54,8 +55,10 @@ def published_model(
     """The release: signed manifest, gates included, and blob; the service takes it by itself."""
     import json
 
-    from drl_assets.learning import checkpoint, gates, release
-    from drl_core import bundle
+    from drl_assets.learning.export import release
+    from drl_assets.learning.gates import release_gates
+    from drl_assets.learning.learners import checkpoint
+    from drl_core.release import store
 
     version = latest_version(context.instance, "onnx_model")
     path = project.checkpoint_path(version)
@@ -63,14 +66,14 @@ def published_model(
     manifest = release.manifest(
         checkpoint.load(path),
         path,
-        evaluation={**evaluation, "gates": gates.recorded(project.gates_path(version))},
+        evaluation={**evaluation, "gates": release_gates.recorded(project.gates_path(version))},
         run_id=context.run.run_id,
         commit=git_commit(),
     )
     signed = project.models.publish(
         project.onnx_path(version).read_bytes(),
         manifest,
-        bundle.signing_key(project.settings.keys_path),
+        store.signing_key(project.settings.keys_path),
     )
     return dg.MaterializeResult(
         metadata={
@@ -79,7 +82,7 @@ def published_model(
             "sha256": signed.sha256,
             "parent_version": signed.parent_version or "none",
             "batches": len(signed.batch_partitions),
-            "gates": views.gate_table(signed.evaluation["gates"]),
+            "gates": metadata.gate_table(signed.evaluation["gates"]),
             "git_commit": signed.git_commit or "not in a checkout",
             "path": dg.MetadataValue.path(project.models.current_path),
         }

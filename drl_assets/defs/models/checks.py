@@ -3,19 +3,20 @@
 import dagster as dg
 
 from drl_assets.defs.experiences.selection import held_out_episodes
+from drl_assets.defs.gate_results import reported
 from drl_assets.defs.resources import Project, latest_version
-from drl_assets.defs.verdicts import reported
 
 
 @dg.asset_check(asset="onnx_model", blocking=True)
 def onnx_parity(context: dg.AssetCheckExecutionContext, project: Project) -> dg.AssetCheckResult:
     """On 65,536 states ONNX Runtime agrees with torch and numpy, and no best action flips."""
-    from drl_assets.learning import checkpoint, export
-    from drl_assets.learning.gates import Verdict
+    from drl_assets.learning.export import onnx_export
+    from drl_assets.learning.gates.release_gates import Verdict
+    from drl_assets.learning.learners import checkpoint
 
     version = latest_version(context.instance, "onnx_model")
     network = checkpoint.load(project.checkpoint_path(version)).network()
-    found = export.parity(network, project.onnx_path(version).read_bytes())
+    found = onnx_export.parity(network, project.onnx_path(version).read_bytes())
     agree = found["q_error"] <= 1e-5 and found["feature_error"] <= 1e-6
     verdict = Verdict(
         "onnx_parity",
@@ -37,14 +38,14 @@ def signature_and_manifest(
     """
     import hashlib
 
-    from drl_assets.learning import export
-    from drl_core import bundle
+    from drl_assets.learning.export import onnx_export
+    from drl_core.release import store
 
     version = latest_version(context.instance, "published_model")
     try:
-        release = project.models.load(bundle.trusted_keys(project.settings.keys_path))
-        export.check_golden(release)
-    except (bundle.BundleError, FileNotFoundError) as cause:
+        release = project.models.load(store.trusted_keys(project.settings.keys_path))
+        onnx_export.check_golden(release)
+    except (store.BundleError, FileNotFoundError) as cause:
         return _refused(project, version, str(cause))
     manifest = release.manifest
     digest = hashlib.sha256(project.checkpoint_path(version).read_bytes()).hexdigest()
@@ -75,28 +76,30 @@ def plays_as_evaluated(
     """
     import numpy as np
 
-    from drl_assets.learning import checkpoint, evaluation, export
-    from drl_core import bundle
+    from drl_assets.learning.evaluation import evaluate
+    from drl_assets.learning.export import onnx_export
+    from drl_assets.learning.learners import checkpoint
+    from drl_core.release import store
 
     version = latest_version(context.instance, "published_model")
     try:
-        release = project.models.load(bundle.trusted_keys(project.settings.keys_path))
-    except (bundle.BundleError, FileNotFoundError) as cause:
+        release = project.models.load(store.trusted_keys(project.settings.keys_path))
+    except (store.BundleError, FileNotFoundError) as cause:
         return _refused(project, version, str(cause))
     if release.manifest.model_version != version:
         return _refused(project, version, f"{release.manifest.model_version} is released instead")
     network = checkpoint.load(project.checkpoint_path(version)).network()
     episodes, costs = held_out_episodes(project), project.settings.costs
-    session = export.session(release.model)
+    session = onnx_export.session(release.model)
     ours, theirs = (
-        evaluation.simulate(policy, episodes, costs)
-        for policy in (evaluation.network_policy(network), evaluation.onnx_policy(session))
+        evaluate.simulate(policy, episodes, costs)
+        for policy in (evaluate.network_policy(network), evaluate.onnx_policy(session))
     )
     found = {
         "episodes": len(episodes),
         "played_otherwise": int((ours.final_action != theirs.final_action).sum()),
         "greatest_difference": float(np.abs(ours.returns - theirs.returns).max(initial=0.0)),
-        **export.parity(network, release.model),
+        **onnx_export.parity(network, release.model),
     }
     # a tie between two actions may fall either way on another runtime
     most = max(1, len(episodes) // 1000)
@@ -112,10 +115,10 @@ def plays_as_evaluated(
 
 def _refused(project: Project, version: str, reason: str) -> dg.AssetCheckResult:
     """Take a release back; again and again comes to the same."""
-    from drl_core import bundle
+    from drl_core.release import store
 
     keys = project.settings.keys_path
-    now = project.models.take_back(version, bundle.trusted_keys(keys), bundle.signing_key(keys))
+    now = project.models.take_back(version, store.trusted_keys(keys), store.signing_key(keys))
     serves = f"{now.model_version} is released" if now else "there was none before: none is"
     return dg.AssetCheckResult(
         passed=False,

@@ -41,7 +41,7 @@ def compact(instance: dg.DagsterInstance, project: Project) -> int:
 
 def prune_event_log(url: str, keep_days: int) -> int:
     """Delete old log rows that are neither materialisations nor checks; returns how many."""
-    from drl_core.database import connect
+    from drl_core.storage.database import connect
 
     before = dt.datetime.now(dt.UTC).replace(tzinfo=None) - dt.timedelta(days=keep_days)
     with connect(url) as connection:

@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from drl_assets import views
 from drl_assets.defs.resources import Project, find_version, latest_version
+from drl_assets.reporting import metadata
 
 
 @dg.asset(
@@ -17,10 +17,11 @@ def attack_patterns(
     context: dg.AssetExecutionContext, project: Project
 ) -> dg.MaterializeResult[None]:
     """What the policy would have contained in the batches that are new with this release."""
-    from drl_assets.learning import checkpoint, containments
-    from drl_assets.learning.episodes import from_experiences
-    from drl_core import patterns
-    from drl_core.encryption import Keyring
+    from drl_assets.learning.data.episodes import from_experiences
+    from drl_assets.learning.export import attack_patterns
+    from drl_assets.learning.learners import checkpoint
+    from drl_core.storage import patterns
+    from drl_core.storage.encryption import Keyring
 
     version = latest_version(context.instance, "published_model")
     trained = checkpoint.load(project.checkpoint_path(version))
@@ -34,7 +35,7 @@ def attack_patterns(
     scan = project.tables.scan("experiences", without=known)
     if scan is None:
         raise dg.Failure(f"the batches that taught {version} are gone")
-    found = containments.patterns(
+    found = attack_patterns.patterns(
         trained.network(), from_experiences(scan.collect()), version, project.settings.costs
     )
     stored, queued = patterns.upsert_or_queue(
@@ -45,6 +46,6 @@ def attack_patterns(
             "version": version,
             "dagster/row_count": stored + queued,
             "queued": queued,
-            "by_attack_type": views.pattern_table(found),
+            "by_attack_type": metadata.pattern_table(found),
         }
     )

@@ -8,8 +8,8 @@ from drl_assets.defs.resources import Project, latest_version
 @dg.asset_check(asset="attack_patterns")
 def pattern_count(context: dg.AssetCheckExecutionContext, project: Project) -> dg.AssetCheckResult:
     """The database holds as many patterns of this model as were stored, or they wait for it."""
-    from drl_core import patterns
-    from drl_core.database import connect
+    from drl_core.storage import patterns
+    from drl_core.storage.database import connect
 
     version = latest_version(context.instance, "attack_patterns")
     event = context.instance.get_latest_materialization_event(dg.AssetKey("attack_patterns"))

@@ -2,9 +2,10 @@
 
 import dagster as dg
 
-from drl_assets import continuity, pipeline, views
 from drl_assets.defs.partitions import batches
 from drl_assets.defs.resources import Project
+from drl_assets.reporting import metadata
+from drl_assets.tables import continuity, transforms
 
 
 @dg.asset(
@@ -19,18 +20,18 @@ def normalized_states(
     context: dg.AssetExecutionContext, project: Project
 ) -> dg.MaterializeResult[None]:
     """The state of every window of a batch: 30 features in [0, 1]; late windows have none."""
-    from drl_core import progress
-    from drl_core.features import FEATURE_COUNT
+    from drl_assets.tables import episode_progress
+    from drl_core.policy.features import FEATURE_COUNT
 
     key, url = context.partition_key, project.database_url
     _require_previous(project, key)
     telemetry = project.tables.read("telemetry_batches", key)
     ordered = telemetry.filter(~telemetry["late"])
-    past = progress.load(url, continuity.episodes_of(telemetry), before_batch=key)
+    past = episode_progress.load(url, continuity.episodes_of(telemetry), before_batch=key)
     episodes = continuity.episodes_of(ordered)
-    states, after = pipeline.state_frame(ordered, continuity.carries(episodes, past))
+    states, after = transforms.state_frame(ordered, continuity.carries(episodes, past))
     ends = dict(zip(episodes, after, strict=True))
-    progress.save(url, key, continuity.progress_after(telemetry, past, ends, key))
+    episode_progress.save(url, key, continuity.progress_after(telemetry, past, ends, key))
     path = project.tables.write("normalized_states", key, states)
     matrix = states["state"].to_numpy().reshape(-1, FEATURE_COUNT)
     return dg.MaterializeResult(
@@ -38,8 +39,8 @@ def normalized_states(
             "dagster/row_count": len(states),
             "episodes": len(episodes),
             "continued_episodes": len(past),
-            "features": views.feature_table(matrix),
-            "histograms": views.feature_histograms(matrix),
+            "features": metadata.feature_table(matrix),
+            "histograms": metadata.feature_histograms(matrix),
             "path": dg.MetadataValue.path(path),
         }
     )

@@ -2,14 +2,14 @@
 
 import dagster as dg
 
-from drl_assets import continuity, pipeline
 from drl_assets.defs.resources import Project
+from drl_assets.tables import continuity, transforms
 
 
 @dg.asset_check(asset="normalized_states", blocking=True)
 def state_schema(context: dg.AssetCheckExecutionContext, project: Project) -> dg.AssetCheckResult:
     """Columns and types are those of the contract, one state a window."""
-    from drl_assets import schemas
+    from drl_assets.tables import schemas
 
     frame = project.tables.read("normalized_states", context.partition_key)
     broken = schemas.violations(schemas.STATES, frame)
@@ -23,7 +23,7 @@ def features_in_range(
     """Every state has 30 finite features in [0, 1]."""
     import numpy as np
 
-    from drl_core.features import FEATURE_COUNT
+    from drl_core.policy.features import FEATURE_COUNT
 
     frame = project.tables.read("normalized_states", context.partition_key)
     states = frame["state"].to_numpy().reshape(-1, FEATURE_COUNT)
@@ -40,16 +40,18 @@ def no_label_leakage(
     """Permuting labels and outcomes changes no state."""
     import numpy as np
 
-    from drl_core import progress
+    from drl_assets.tables import episode_progress
 
     key = context.partition_key
     telemetry = project.tables.read("telemetry_batches", key)
     ordered = telemetry.filter(~telemetry["late"])
-    unread = (*pipeline.LABELS, "action", "propensity", "outcome")
+    unread = (*transforms.LABELS, "action", "propensity", "outcome")
     permuted = ordered.with_columns(ordered[name].shuffle(seed=0) for name in unread)
-    past = progress.load(project.database_url, continuity.episodes_of(ordered), before_batch=key)
+    past = episode_progress.load(
+        project.database_url, continuity.episodes_of(ordered), before_batch=key
+    )
     begin = continuity.carries(continuity.episodes_of(ordered), past)
-    again, _ = pipeline.state_frame(permuted, begin)
+    again, _ = transforms.state_frame(permuted, begin)
     stored = project.tables.read("normalized_states", key)
     same = np.array_equal(again["state"].to_numpy(), stored["state"].to_numpy())
     return dg.AssetCheckResult(passed=same, metadata={"states": len(stored)})

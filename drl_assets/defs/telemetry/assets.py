@@ -4,9 +4,10 @@ import datetime as dt
 
 import dagster as dg
 
-from drl_assets import continuity, pipeline, views
 from drl_assets.defs.partitions import batches
 from drl_assets.defs.resources import Project
+from drl_assets.reporting import metadata
+from drl_assets.tables import continuity, transforms
 
 
 @dg.asset(
@@ -21,12 +22,12 @@ def telemetry_batches(
     context: dg.AssetExecutionContext, project: Project
 ) -> dg.MaterializeResult[None]:
     """Telemetry windows of one batch, in the order of their episodes, each once."""
-    from drl_core import progress
+    from drl_assets.tables import episode_progress
 
     key = context.partition_key
-    table = pipeline.telemetry_frame(project.landing.read(key))
+    table = transforms.telemetry_frame(project.landing.read(key))
     episodes = continuity.episodes_of(table.frame)
-    past = progress.load(project.database_url, episodes, before_batch=key)
+    past = episode_progress.load(project.database_url, episodes, before_batch=key)
     frame, seen_before = continuity.drop_seen(table.frame, past)
     path = project.tables.write("telemetry_batches", key, frame)
     letters = project.landing.dead_letters()
@@ -40,8 +41,8 @@ def telemetry_batches(
             "gaps": int(frame["gap"].sum()),
             "unlabelled_windows": int(frame["is_malicious"].is_null().sum()),
             "dead_letters_in_landing_zone": len(letters),
-            "last_dead_letters": views.dead_letter_table(letters[-10:]),
-            "by_attack_type": views.attack_type_table(frame),
+            "last_dead_letters": metadata.dead_letter_table(letters[-10:]),
+            "by_attack_type": metadata.attack_type_table(frame),
             "path": dg.MetadataValue.path(path),
         }
     )

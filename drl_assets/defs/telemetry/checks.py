@@ -10,7 +10,7 @@ def telemetry_schema(
     context: dg.AssetCheckExecutionContext, project: Project
 ) -> dg.AssetCheckResult:
     """Columns, types and ranges are those of the contract, and no window is there twice."""
-    from drl_assets import schemas
+    from drl_assets.tables import schemas
 
     frame = project.tables.read("telemetry_batches", context.partition_key)
     broken = schemas.violations(schemas.TELEMETRY, frame)
@@ -20,7 +20,7 @@ def telemetry_schema(
 @dg.asset_check(asset="telemetry_batches")
 def measured_share(context: dg.AssetCheckExecutionContext, project: Project) -> dg.AssetCheckResult:
     """At least a third of the 12 signals is measured; a source of less teaches little."""
-    from drl_core.telemetry import SIGNALS
+    from drl_core.telemetry.event import SIGNALS
 
     frame = project.tables.read("telemetry_batches", context.partition_key)
     cells = len(frame) * len(SIGNALS)

@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from drl_assets import views
 from drl_assets.defs.experiences.selection import held_out_rows, new_experiences
 from drl_assets.defs.resources import Project, latest_version
+from drl_assets.reporting import metadata
 
 
 @dg.asset(
@@ -18,15 +18,16 @@ def trained_checkpoint(
     context: dg.AssetExecutionContext, project: Project
 ) -> dg.MaterializeResult[None]:
     """Incremental training: the champion's weights and replay, and only batches new to it."""
-    from drl_assets.learning import checkpoint, training, validation
+    from drl_assets.learning import trainer
+    from drl_assets.learning.learners import checkpoint, model_selection
 
     settings = project.settings
     champion = project.champion
     parent = checkpoint.load(project.checkpoint_path(champion.model_version)) if champion else None
-    if parent and not training.continues(parent, settings.learning, settings.costs):
+    if parent and not trainer.continues(parent, settings.learning, settings.costs):
         parent = None  # another kind of learner begins anew, from every batch
     rows, batches = new_experiences(project, set(parent.batches) if parent else set())
-    trained = training.train(
+    trained = trainer.train(
         rows,
         settings.learning,
         costs=settings.costs,
@@ -39,7 +40,7 @@ def trained_checkpoint(
     digest = trained.save(path)
     chosen = trained.hyperparameters
     explained = (
-        validation.explain(chosen) if trained.preset == "default" else "as the report has it"
+        model_selection.explain(chosen) if trained.preset == "default" else "as the report has it"
     )
     return dg.MaterializeResult(
         metadata={
@@ -55,8 +56,8 @@ def trained_checkpoint(
             "final_average_reward": trained.final_average_reward,
             "max_gradient_norm": trained.max_gradient_norm,
             "regularisation": explained,
-            "validation": views.candidate_table(chosen.get("validation", [])),
-            "learning_curve": views.learning_curve(trained.losses, trained.returns),
+            "validation": metadata.candidate_table(chosen.get("validation", [])),
+            "learning_curve": metadata.learning_curve(trained.losses, trained.returns),
             "path": dg.MetadataValue.path(path),
             "sha256": digest,
         }
@@ -76,17 +77,20 @@ def policy_evaluation(
     """The policy beside its baselines and the champion on the held-out sessions; never trains."""
     import json
 
-    from drl_assets.learning import checkpoint, evaluation, export, off_policy, policies, report
-    from drl_assets.learning.episodes import from_experiences
-    from drl_core.landing import write_atomically
+    from drl_assets.learning.data.episodes import from_experiences
+    from drl_assets.learning.evaluation import evaluate, off_policy, policies
+    from drl_assets.learning.export import onnx_export
+    from drl_assets.learning.learners import checkpoint
+    from drl_assets.reporting import markdown
+    from drl_core.files import write_atomically
 
     version = latest_version(context.instance)
     trained = checkpoint.load(project.checkpoint_path(version))
     rows, released = held_out_rows(project), project.released
     episodes = from_experiences(rows)
-    champion = policies.onnx_policy(export.session(released.model)) if released else None
+    champion = policies.onnx_policy(onnx_export.session(released.model)) if released else None
     q_values = policies.network_q(trained.network())
-    result = evaluation.table(
+    result = evaluate.table(
         policies.greedy(q_values),
         episodes,
         trained.baselines,
@@ -106,11 +110,11 @@ def policy_evaluation(
             "notes": dg.MetadataValue.md(
                 "\n".join(f"- {note}" for note in result["notes"]) or "none"
             ),
-            "policies": views.policy_table(result),
-            "attack_types": views.group_table(result["per_attack_type"], "attack type"),
-            "sources": views.group_table(result["per_source"], "source"),
-            "off_policy": dg.MetadataValue.md(report.off_policy(result["off_policy"])),
-            **views.evaluation_pictures(result, q_values, episodes),
+            "policies": metadata.policy_table(result),
+            "attack_types": metadata.group_table(result["per_attack_type"], "attack type"),
+            "sources": metadata.group_table(result["per_source"], "source"),
+            "off_policy": dg.MetadataValue.md(markdown.off_policy(result["off_policy"])),
+            **metadata.evaluation_pictures(result, q_values, episodes),
             "path": dg.MetadataValue.path(project.evaluation_path(version)),
         }
     )

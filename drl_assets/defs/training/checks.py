@@ -1,7 +1,8 @@
 """Gates between a checkpoint and its release; all of them block.
 
-What each holds a challenger to stands in `drl_assets.learning.gates`; a check fetches the figures
-and shows the verdict. A gate that is not passed with severity WARN lets the challenger through.
+What each holds a challenger to stands in `drl_assets.learning.gates.release_gates`; a check fetches
+the figures and shows the verdict. A gate that is not passed with severity WARN lets the challenger
+through.
 """
 
 import json
@@ -10,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from drl_assets.defs.experiences.selection import rows_for_training
+from drl_assets.defs.gate_results import reported
 from drl_assets.defs.resources import Project, latest_version
-from drl_assets.defs.verdicts import reported
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from drl_assets.learning.checkpoint import Checkpoint
+    from drl_assets.learning.learners.checkpoint import Checkpoint
 
 
 @dg.asset_check(asset="trained_checkpoint", blocking=True)
@@ -26,8 +27,8 @@ def finite_and_bounded(
     """Every weight and loss is finite, and the gradient stayed within its bound."""
     import math
 
-    from drl_assets.learning import checkpoint
-    from drl_assets.learning.gates import Verdict
+    from drl_assets.learning.gates.release_gates import Verdict
+    from drl_assets.learning.learners import checkpoint
 
     version = latest_version(context.instance)
     trained = checkpoint.load(project.checkpoint_path(version))
@@ -58,8 +59,8 @@ def drift_within_bounds(
     """The new rows are possible states; how far they are from the champion's, is a warning."""
     import numpy as np
 
-    from drl_assets.learning import drift
-    from drl_core.features import FEATURE_COUNT
+    from drl_assets.learning.gates import drift
+    from drl_core.policy.features import FEATURE_COUNT
 
     version = latest_version(context.instance)
     champion, frame = _champion_and_news(project, version)
@@ -79,9 +80,9 @@ def labels_consistent(
     context: dg.AssetCheckExecutionContext, project: Project
 ) -> dg.AssetCheckResult:
     """The new labels are not the champion's opinion turned round."""
-    from drl_assets.learning import poisoning
-    from drl_assets.learning.gates import Verdict
-    from drl_assets.learning.network import PosteriorQNetwork
+    from drl_assets.learning.gates import label_quality
+    from drl_assets.learning.gates.release_gates import Verdict
+    from drl_assets.learning.learners.networks import PosteriorQNetwork
 
     version = latest_version(context.instance)
     champion, frame = _champion_and_news(project, version)
@@ -93,33 +94,34 @@ def labels_consistent(
     elif not isinstance(network := champion.network(), PosteriorQNetwork):
         verdict = Verdict(name, False, "not applicable to the report's preset", "WARN")
     else:
-        new = poisoning.of_rows(
+        new = label_quality.of_rows(
             network,
             frame["state"].to_numpy(),
             frame["is_malicious"].to_numpy(),
             frame["session_id"].to_list(),
             frame["episode_start"].to_numpy(),
         )
-        own = poisoning.of_replay(network, champion.replay)
-        verdict = poisoning.labels_consistent(own, new, project.settings.gates)
+        own = label_quality.of_replay(network, champion.replay)
+        verdict = label_quality.labels_consistent(own, new, project.settings.gates)
     return reported(project, version, verdict)
 
 
 @dg.asset_check(asset="trained_checkpoint", blocking=True)
 def oracle_regret(context: dg.AssetCheckExecutionContext, project: Project) -> dg.AssetCheckResult:
     """On generators of known optimum (G1, G2) the learner's regret is within bounds."""
-    from drl_assets.learning import checkpoint, gates, probation
+    from drl_assets.learning.gates import oracle_regret, release_gates
+    from drl_assets.learning.learners import checkpoint
 
     version = latest_version(context.instance)
     trained = checkpoint.load(project.checkpoint_path(version))
     shares = None
     if trained.preset == "default":
-        shares = probation.regrets(
-            probation.learner(trained.hyperparameters),
+        shares = oracle_regret.regrets(
+            oracle_regret.learner(trained.hyperparameters),
             trained.hidden_layers,
             project.settings.checkpoints_path,
         )
-    return reported(project, version, gates.oracle_regret(shares, project.settings.gates))
+    return reported(project, version, release_gates.oracle_regret(shares, project.settings.gates))
 
 
 @dg.asset_check(asset="policy_evaluation", blocking=True)
@@ -132,10 +134,10 @@ def not_worse_than_doing_nothing_or_everything(
     resampled, lies below zero. With fewer than two held-out sessions nothing can be told: that is a
     warning, and the result says so.
     """
-    from drl_assets.learning import gates
+    from drl_assets.learning.gates import release_gates
 
     version, result = _evaluated(context, project)
-    verdict = gates.not_worse_than_doing_nothing_or_everything(result)
+    verdict = release_gates.not_worse_than_doing_nothing_or_everything(result)
     return reported(project, version, verdict)
 
 
@@ -147,10 +149,10 @@ def not_worse_than_champion(
 
     Overall, and within each attack type of enough held-out sessions.
     """
-    from drl_assets.learning import gates
+    from drl_assets.learning.gates import release_gates
 
     version, result = _evaluated(context, project)
-    verdict = gates.not_worse_than_champion(result, project.settings.gates)
+    verdict = release_gates.not_worse_than_champion(result, project.settings.gates)
     return reported(project, version, verdict)
 
 
@@ -162,10 +164,10 @@ def interruption_within_budget(
 
     Before the first release it only warns.
     """
-    from drl_assets.learning import gates
+    from drl_assets.learning.gates import release_gates
 
     version, result = _evaluated(context, project)
-    verdict = gates.interruption_within_budget(result, project.settings.gates)
+    verdict = release_gates.interruption_within_budget(result, project.settings.gates)
     return reported(project, version, verdict)
 
 
@@ -177,11 +179,14 @@ def not_worse_than_supervised(
 
     Before the first release it only warns.
     """
-    from drl_assets.learning import checkpoint, gates
+    from drl_assets.learning.gates import release_gates
+    from drl_assets.learning.learners import checkpoint
 
     version, result = _evaluated(context, project)
     trained = checkpoint.load(project.checkpoint_path(version))
-    verdict = gates.not_worse_than_supervised(result, trained.baselines, project.settings.gates)
+    verdict = release_gates.not_worse_than_supervised(
+        result, trained.baselines, project.settings.gates
+    )
     return reported(project, version, verdict)
 
 
@@ -193,10 +198,12 @@ def review_within_cap(
 
     Before the first release it only warns.
     """
-    from drl_assets.learning import gates
+    from drl_assets.learning.gates import release_gates
 
     version, result = _evaluated(context, project)
-    return reported(project, version, gates.review_within_cap(result, project.settings.gates))
+    return reported(
+        project, version, release_gates.review_within_cap(result, project.settings.gates)
+    )
 
 
 def _evaluated(
@@ -211,7 +218,7 @@ def _champion_and_news(
     project: Project, version: str
 ) -> "tuple[Checkpoint | None, pl.DataFrame | None]":
     """The champion's checkpoint, and the labelled rows that a version learned and it did not."""
-    from drl_assets.learning import checkpoint
+    from drl_assets.learning.learners import checkpoint
 
     learned = set(checkpoint.load(project.checkpoint_path(version)).batches)
     released = project.champion

@@ -16,8 +16,8 @@ import pytest
 from drl_assets.definitions import defs
 from drl_assets.defs.partitions import batches
 from drl_assets.defs.resources import Project
-from drl_assets.sources.generate import generate_events
-from drl_core.telemetry import Event
+from drl_assets.sources.synthetic import generate_events
+from drl_core.telemetry.event import Event
 
 BATCH_ASSETS = ("telemetry_batches", "normalized_states", "experiences")
 MODEL_ASSETS = (

@@ -17,12 +17,13 @@ import torch
 from asset_graph import Graph, checks_of, materialised, opened, plain_events
 
 from drl_assets.defs.models import checks
-from drl_assets.learning import export, release, training
-from drl_assets.learning.checkpoint import Checkpoint
-from drl_assets.learning.network import QFunction
-from drl_core.actions import Action
-from drl_core.bundle import Manifest, ModelStore
-from drl_core.telemetry import Event
+from drl_assets.learning import trainer
+from drl_assets.learning.export import onnx_export, release
+from drl_assets.learning.learners.checkpoint import Checkpoint
+from drl_assets.learning.learners.networks import QFunction
+from drl_core.policy.actions import Action
+from drl_core.release.store import Manifest, ModelStore
+from drl_core.telemetry.event import Event
 
 EPISODES, STEPS = 200, 6
 manifest_of = release.manifest
@@ -83,12 +84,12 @@ def spoil_training(
     patch: pytest.MonkeyPatch, spoil: Callable[[pl.DataFrame], pl.DataFrame], **how: Any
 ) -> None:
     """A training that sees something else than the graph gave it."""
-    train = training.train
+    train = trainer.train
 
     def other(rows: pl.DataFrame, *args: Any, **more: Any) -> Checkpoint:
         return train(spoil(rows), *args, **{**more, **how})
 
-    patch.setattr(training, "train", other)
+    patch.setattr(trainer, "train", other)
 
 
 def turned(rows: pl.DataFrame) -> pl.DataFrame:
@@ -143,14 +144,14 @@ def test_a_challenger_of_one_percent_of_the_episodes_is_refused(
 def test_a_challenger_with_a_broken_export_is_refused(
     served: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, whole = pointer(served), export.export
+    before, whole = pointer(served), onnx_export.export
 
     def broken(network: QFunction, **how: Any) -> bytes:
         with_noise = [tensor + 0.01 for tensor in network.state_dict().values()]
         network.load_state_dict(dict(zip(network.state_dict(), with_noise, strict=True)))
         return whole(network, **how)
 
-    monkeypatch.setattr(export, "export", broken)
+    monkeypatch.setattr(onnx_export, "export", broken)
     run = served.train(expect=False)
     assert refusing(run) == {"onnx_parity"}
     assert materialised(run)[-1] == "onnx_model"
@@ -160,14 +161,14 @@ def test_a_challenger_with_a_broken_export_is_refused(
 def test_a_learner_that_is_far_from_the_optimum_is_refused(
     served: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, train = pointer(served), training.train
+    before, train = pointer(served), trainer.train
 
     def careless(*args: Any, **more: Any) -> Checkpoint:
         found = train(*args, **more)
         wrong = {**found.hyperparameters, "learning_rate": 1e-9}
         return dataclasses.replace(found, hyperparameters=wrong)
 
-    monkeypatch.setattr(training, "train", careless)
+    monkeypatch.setattr(trainer, "train", careless)
     run = served.train(expect=False)
     assert refusing(run) == {"oracle_regret"}
     assert materialised(run) == ["trained_checkpoint"]
@@ -286,8 +287,8 @@ def watching(checkpoint: Checkpoint) -> Checkpoint:
 def test_a_policy_that_only_watches_comes_first_but_replaces_no_champion(
     tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = training.train
-    monkeypatch.setattr(training, "train", lambda *how, **more: watching(train(*how, **more)))
+    train = trainer.train
+    monkeypatch.setattr(trainer, "train", lambda *how, **more: watching(train(*how, **more)))
     with opened(tmp_path, postgres_url, DRL_LEARNING__PRESET="report") as graph:
         graph.ingest(graph.land(batch(1)))
         first = graph.train()

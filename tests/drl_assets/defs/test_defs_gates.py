@@ -18,17 +18,18 @@ import pytest
 import torch
 from asset_graph import Graph, checks_of, materialised, opened, plain_events
 
-from drl_assets.learning import export, training
-from drl_assets.learning.checkpoint import Checkpoint
-from drl_assets.learning.network import seeded_network
-from drl_assets.tables import Tables
-from drl_cli.postgres import EmbeddedPostgres
-from drl_core import patterns
-from drl_core.actions import ACTION_COUNT, Action
-from drl_core.database import DatabaseUnavailable
+from drl_assets.learning import trainer
+from drl_assets.learning.export import onnx_export
+from drl_assets.learning.learners.checkpoint import Checkpoint
+from drl_assets.learning.learners.networks import seeded_network
+from drl_assets.tables.store import Tables
+from drl_cli.local.embedded_postgres import EmbeddedPostgres
 from drl_core.migrations import migrate
-from drl_core.patterns import AttackPattern
-from drl_core.telemetry import Event
+from drl_core.policy.actions import ACTION_COUNT, Action
+from drl_core.storage import patterns
+from drl_core.storage.database import DatabaseUnavailable
+from drl_core.storage.patterns import AttackPattern
+from drl_core.telemetry.event import Event
 
 Spoil = Callable[[pl.DataFrame], pl.DataFrame]
 
@@ -147,8 +148,8 @@ def test_a_window_that_an_earlier_batch_holds_is_refused_and_not_learned(
 def spoil_training(
     monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Checkpoint], Checkpoint]
 ) -> None:
-    train = training.train
-    monkeypatch.setattr(training, "train", lambda *how, **more: spoil(train(*how, **more)))
+    train = trainer.train
+    monkeypatch.setattr(trainer, "train", lambda *how, **more: spoil(train(*how, **more)))
 
 
 def always(action: Action) -> Callable[[Checkpoint], Checkpoint]:
@@ -216,8 +217,8 @@ def test_a_graph_of_another_network_is_not_released(
     learned: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     champion = learned.project.champion
-    other = export.export(seeded_network([256, 256], 99))
-    monkeypatch.setattr(export, "export", lambda network, **how: other)
+    other = onnx_export.export(seeded_network([256, 256], 99))
+    monkeypatch.setattr(onnx_export, "export", lambda network, **how: other)
     # a challenger of the same batches stands already; only its graph is made anew
     run = learned.job("train").execute_in_process(
         instance=learned.instance,

@@ -22,11 +22,11 @@ from asset_graph import (
     plain_events,
 )
 
-from drl_assets import pipeline
 from drl_assets.definitions import defs
-from drl_assets.learning import checkpoint
-from drl_core import bundle
-from drl_core.telemetry import Event
+from drl_assets.learning.learners import checkpoint
+from drl_assets.tables import transforms
+from drl_core.release import store
+from drl_core.telemetry.event import Event
 
 EPISODES, STEPS = 60, 8
 LATE = ("3", 2)
@@ -158,7 +158,7 @@ def test_every_asset_says_whose_it_is_and_what_it_is() -> None:
 
 def test_a_release_names_its_lineage(history: History) -> None:
     project = history.graph.project
-    trusted = bundle.trusted_keys(project.settings.keys_path)
+    trusted = store.trusted_keys(project.settings.keys_path)
     first, second = (
         project.models.load(trusted, path).manifest for path in project.models.releases()
     )
@@ -182,7 +182,7 @@ def test_patterns_of_each_release_are_in_postgresql(history: History) -> None:
         )
     counts = [checks_of(run)["pattern_count"].metadata["stored"].value for run in history.trainings]
     releases = project.models.releases()
-    trusted = bundle.trusted_keys(project.settings.keys_path)
+    trusted = store.trusted_keys(project.settings.keys_path)
     versions = [project.models.load(trusted, path).manifest.model_version for path in releases]
     assert sum(counts) > 0
     assert stored == {v: n for v, n in zip(versions, counts, strict=True) if n}
@@ -191,12 +191,12 @@ def test_patterns_of_each_release_are_in_postgresql(history: History) -> None:
 @pytest.mark.property(12)
 @pytest.mark.property(15)
 def test_an_episode_over_two_batches_has_the_states_of_one_batch(history: History) -> None:
-    whole = pipeline.telemetry_frame([[e for e in history.events if not is_late(e)]]).frame
-    expected = pipeline.state_frame(whole).frame.drop("window")
+    whole = transforms.telemetry_frame([[e for e in history.events if not is_late(e)]]).frame
+    expected = transforms.state_frame(whole).frame.drop("window")
     tables = history.graph.project.tables
     stored = pl.concat([tables.read("normalized_states", key) for key in history.keys])
-    found = stored.sort(pipeline.KEYS)
-    assert found.select(pipeline.KEYS).equals(expected.select(pipeline.KEYS))
+    found = stored.sort(transforms.KEYS)
+    assert found.select(transforms.KEYS).equals(expected.select(transforms.KEYS))
     np.testing.assert_allclose(
         found["state"].to_numpy(), expected["state"].to_numpy(), atol=1e-6, rtol=0
     )
@@ -208,7 +208,7 @@ def test_a_redelivered_window_is_in_one_batch_only(history: History) -> None:
     rows = [tables.read("telemetry_batches", key) for key in history.keys]
     together = pl.concat(rows)
     assert len(together) == EPISODES * STEPS
-    assert together.select(pipeline.KEYS).is_unique().all()
+    assert together.select(transforms.KEYS).is_unique().all()
     assert history.graph.metadata("telemetry_batches")["redelivered"] == 80
 
 

@@ -17,7 +17,7 @@ from drl_assets.defs.operations.retention import compact
 from drl_assets.defs.partitions import batches
 from drl_assets.defs.telemetry.sensors import MAX_ATTEMPTS, landed_telemetry
 from drl_assets.defs.training.sensors import MAX_RETRIES, enough_experiences
-from drl_assets.pipeline import KEYS
+from drl_assets.tables.transforms import KEYS
 
 
 @pytest.fixture

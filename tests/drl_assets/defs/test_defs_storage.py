@@ -10,7 +10,7 @@ from asset_graph import BATCH_ASSETS, Graph, opened, plain_events
 
 from drl_assets.defs.operations.retention import KEEP_LOG_DAYS, compact_and_prune, prune_event_log
 from drl_assets.defs.partitions import batches
-from drl_cli.up import environment
+from drl_cli.local.up import environment
 from drl_core import settings
 
 

@@ -4,9 +4,9 @@ import polars as pl
 import pytest
 import torch
 
-from drl_assets import pipeline
-from drl_assets.learning.episodes import Episodes, from_experiences
-from drl_assets.sources.generate import generate_events
+from drl_assets.learning.data.episodes import Episodes, from_experiences
+from drl_assets.sources.synthetic import generate_events
+from drl_assets.tables import transforms
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,13 +17,13 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def frame() -> pl.DataFrame:
     """Experiences of 24 synthetic episodes of 15 windows."""
-    return pipeline.experiences_of([list(generate_events(24, 15, seed=1))])
+    return transforms.experiences_of([list(generate_events(24, 15, seed=1))])
 
 
 @pytest.fixture(scope="session")
 def few() -> pl.DataFrame:
     """Experiences of 8 synthetic episodes of 4 windows."""
-    return pipeline.experiences_of([list(generate_events(8, 4, seed=1))])
+    return transforms.experiences_of([list(generate_events(8, 4, seed=1))])
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 import torch
 
-from drl_assets import pipeline
-from drl_assets.learning.checkpoint import Checkpoint
-from drl_assets.learning.episodes import Episodes, from_experiences
-from drl_assets.learning.network import PosteriorQNetwork, QNetwork
-from drl_assets.learning.replay import Columns
+from drl_assets.learning.data.episodes import Episodes, from_experiences
+from drl_assets.learning.data.replay_buffer import Columns
+from drl_assets.learning.learners.checkpoint import Checkpoint
+from drl_assets.learning.learners.networks import PosteriorQNetwork, QNetwork
+from drl_assets.tables import transforms
 from drl_core.settings import Learning
-from drl_core.telemetry import Event
+from drl_core.telemetry.event import Event
 
 SMALL = Learning(
     members=2,
@@ -27,7 +27,7 @@ REPORT = Learning(preset="report", hidden_layers=[16, 16], episodes=12, device="
 
 def episodes_of(events: Iterable[Event]) -> Episodes:
     """Episodes of events, through the same path as everywhere."""
-    return from_experiences(pipeline.experiences_of([list(events)]))
+    return from_experiences(transforms.experiences_of([list(events)]))
 
 
 def saved(network: QNetwork | PosteriorQNetwork, replay: Columns) -> Checkpoint:

@@ -6,7 +6,7 @@ from gymnasium.utils.env_checker import check_env
 
 from benchmarks.training import peers
 from benchmarks.training.regret import RecordedTrajectories
-from drl_assets.learning.oracles import G2, WINDOWS
+from drl_assets.learning.gates.oracle_mdps import G2, WINDOWS
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")

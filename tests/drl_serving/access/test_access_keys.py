@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drl_serving.access.keys import ApiKey, KeyFile, KeyFileError, Keyring
+from drl_serving.access.api_keys import ApiKey, KeyFile, KeyFileError, Keyring
 
 HOUR = dt.timedelta(hours=1)
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drl_serving.access.limits import SharedBuckets, Throttle, refill
+from drl_serving.access.rate_limits import SharedBuckets, Throttle, refill
 
 _TAKER = """
 import sys, time, lmdb
-from drl_serving.access.limits import SharedBuckets
+from drl_serving.access.rate_limits import SharedBuckets
 env = lmdb.open(sys.argv[1], max_dbs=1, sync=False, metasync=False, writemap=True)
 buckets = SharedBuckets(env, env.open_db(b"buckets"))
 print("ready", flush=True)

@@ -21,12 +21,12 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from drl_core.settings import Access as AccessSettings
 from drl_core.settings import Serving, Settings, SettingsError
+from drl_serving.access.api_keys import KeyFile, Keyring
 from drl_serving.access.guards import requires
-from drl_serving.access.keys import KeyFile, Keyring
+from drl_serving.access.jwt_tokens import MAX_BYTES
 from drl_serving.access.principal import SCOPES
 from drl_serving.access.service import GUESSES_AT_ONCE, Access, Principal, require_credentials
-from drl_serving.access.tokens import MAX_BYTES
-from drl_serving.problems import Problem, answer
+from drl_serving.http.problems import Problem, answer
 
 ISSUER, AUDIENCE = "https://issuer.example", "drl"
 Headers = list[tuple[bytes, bytes]]

@@ -13,8 +13,8 @@ import uvicorn
 from litestar import Litestar, get
 
 from drl_core.settings import Serving, Settings, SettingsError
-from drl_serving.access.headers import json_headers, page_headers
 from drl_serving.access.tls import uvicorn_options
+from drl_serving.http.security_headers import json_headers, page_headers
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Training data: episodes, trajectories, the replay environment and the replay buffer."""

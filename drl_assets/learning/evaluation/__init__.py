@@ -1,0 +1,1 @@
+"""Offline evaluation: policies, baselines, curves, off-policy estimates, bootstrap."""

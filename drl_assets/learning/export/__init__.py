@@ -1,0 +1,1 @@
+"""Export: checkpoint to ONNX, to a signed release, to attack patterns."""

@@ -1,0 +1,1 @@
+"""Release gates: what a challenger must show before it is published."""

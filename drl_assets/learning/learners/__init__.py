@@ -1,0 +1,1 @@
+"""Learners: algorithms, networks, targets, cross-fitting, model selection, checkpoints."""

@@ -1,0 +1,243 @@
+"""The report's learner: DQN with an epsilon-greedy loop over replayed episodes, whole as specified.
+
+Replay of 100,000, batches of 64, Adam at 1e-4, discount 0.99, MSE, a hard target update every 1,000
+gradient steps, gradient clipping, epsilon falling exponentially from 1.0 to 0.1 over the episodes
+(Mnih et al. 2015). The original report is its source; `fitted.py` says why it is not the default.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from drl_assets.learning.data.environment import ContainmentEnv
+from drl_assets.learning.data.replay_buffer import ReplayBuffer, Rows, view
+from drl_assets.learning.learners.mlp_ensemble import Layers, Stack
+from drl_assets.learning.learners.networks import QNetwork
+from drl_core.policy.actions import ACTION_COUNT
+from drl_core.policy.features import FEATURE_COUNT
+
+TRANSITION_COLUMNS: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
+    "state": ((FEATURE_COUNT,), np.float32),
+    "action": ((), np.int64),
+    "reward": ((), np.float32),
+    "next_state": ((FEATURE_COUNT,), np.float32),
+    "terminated": ((), np.bool_),
+}
+SCALARS = ("rng", "episode", "gradient_steps", "returns", "losses", "max_gradient_norm")
+"""What of the state is no tensor."""
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Hyper-parameters of the report's preset."""
+
+    episodes: int = 500
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    gamma: float = 0.99
+    target_update_steps: int = 1000
+    """Gradient steps between hard updates of the target network."""
+    replay_capacity: int = 100_000
+    epsilon_start: float = 1.0
+    epsilon_end: float = 0.1
+    clip: float = 10.0
+    checkpoint_episodes: int = 50
+
+    def epsilon(self, episode: int) -> float:
+        """Exploration in an episode: exponential from start to end, reached at the last one."""
+        share = min(episode / max(self.episodes - 1, 1), 1.0)
+        return float(self.epsilon_start * (self.epsilon_end / self.epsilon_start) ** share)
+
+
+@dataclass
+class DQNState:
+    """Everything that training needs to go on bit for bit."""
+
+    stack: Stack
+    """The learned network and Adam's moments."""
+    frozen: Layers
+    """The target network's parameters."""
+    replay: ReplayBuffer
+    drawn: Rows
+    """Where batches are drawn into."""
+    batch: dict[str, Tensor]
+    """Its columns."""
+    rng: np.random.Generator
+    episode: int = 0
+    gradient_steps: int = 0
+    returns: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    """Mean loss of each episode that had one."""
+    max_gradient_norm: float = 0.0
+    """Greatest norm after clipping."""
+
+    @property
+    def network(self) -> QNetwork:
+        """A copy of the learned network."""
+        return self.stack.network()
+
+    @property
+    def target(self) -> QNetwork:
+        """A copy of the target network."""
+        return self.stack.network(layers=self.frozen)
+
+
+def start(config: DQNConfig, network: QNetwork, seed: int, device: torch.device) -> DQNState:
+    """State before the first episode."""
+    stack = Stack.of([network], config.batch_size, device=device)
+    replay = ReplayBuffer(TRANSITION_COLUMNS, config.replay_capacity)
+    drawn = replay.room(config.batch_size)
+    batch = {name: torch.from_numpy(column) for name, column in view(drawn).items()}
+    return DQNState(stack, stack.copy(), replay, drawn, batch, np.random.default_rng(seed))
+
+
+def fit(
+    state: DQNState,
+    env: ContainmentEnv,
+    config: DQNConfig,
+    device: torch.device,
+    on_episode: Callable[[DQNState], None] = lambda _: None,
+) -> None:
+    """Train until `config.episodes`, in place.
+
+    Args:
+        state: where to begin.
+        env: the replay environment.
+        config: hyper-parameters.
+        device: where the networks are.
+        on_episode: called after each episode, to save or to show progress.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    while state.episode < config.episodes:
+        epsilon = config.epsilon(state.episode)
+        observation, info = env.reset(seed=int(state.rng.integers(2**31)))
+        total, done = 0.0, False
+        losses: list[Tensor] = []
+        norms: list[Tensor] = []
+        while not done:
+            action = _act(state, observation, info["action_mask"], epsilon, device)
+            following, reward, terminated, truncated, info = env.step(np.int64(action))
+            state.replay.add(
+                {
+                    "state": observation[None],
+                    "action": np.asarray([action]),
+                    "reward": np.asarray([reward], dtype=np.float32),
+                    "next_state": following[None],
+                    "terminated": np.asarray([terminated]),
+                }
+            )
+            observation, done = following, terminated or truncated
+            total += reward
+            if len(state.replay) >= config.batch_size:
+                loss, norm = gradient_steps(state, config, device)
+                losses.append(loss)
+                norms.append(norm)
+        state.episode += 1
+        state.returns.append(total)
+        if losses:
+            state.losses.append(float(torch.cat(losses).mean()))
+            greatest = float(torch.cat(norms).max().clamp(max=config.clip))
+            state.max_gradient_norm = max(state.max_gradient_norm, greatest)
+            if not np.isfinite(state.losses[-1]):
+                raise FloatingPointError(f"loss is not finite in episode {state.episode}")
+        on_episode(state)
+
+
+def _act(
+    state: DQNState,
+    observation: npt.NDArray[np.float32],
+    mask: npt.NDArray[np.bool_],
+    epsilon: float,
+    device: torch.device,
+) -> int:
+    if state.rng.random() < epsilon:
+        return int(state.rng.choice(np.flatnonzero(mask)))
+    q = state.stack.predict(torch.from_numpy(observation[None]).to(device))[0, 0].cpu().numpy()
+    return int(np.where(mask, q, -np.inf).argmax())
+
+
+def gradient_steps(
+    state: DQNState, config: DQNConfig, device: torch.device, count: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Batches of MSE to r + gamma * max Q_target(s'), clipped; the target follows every 1,000.
+
+    As the target network stands still in between, several batches are drawn, and their goals
+    computed, at once: the same steps as one by one, and faster.
+
+    Returns:
+        The losses [count], and the gradients' norms [count] before clipping.
+    """
+    d_outs: list[Tensor] = []
+    norms: list[Tensor] = []
+    with torch.inference_mode(not state.stack.autograd):
+        while len(norms) < count:
+            left = config.target_update_steps - state.gradient_steps % config.target_update_steps
+            found = _stretch(state, config, device, min(count - len(norms), left))
+            d_outs += found[0]
+            norms += found[1]
+            if state.gradient_steps % config.target_update_steps == 0:
+                state.frozen.flat.copy_(state.stack.parameters.flat)
+        # of a derivative of 2/B * error, the mean of the squared errors
+        losses = torch.cat(d_outs).square_().sum((1, 2)).mul_(config.batch_size / 4)
+        return losses, torch.cat(norms)
+
+
+def _stretch(
+    state: DQNState, config: DQNConfig, device: torch.device, count: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Steps towards one target network; of each dL/d_out [1, B, 5] and the norm [1]."""
+    stack, size = state.stack, config.batch_size
+    rows = _draw(state, count * size)
+    batch = {name: column.to(device) for name, column in rows.items()}
+    following = stack.predict(batch["next_state"], state.frozen)[0].amax(1)
+    following.masked_fill_(batch["terminated"], 0.0)
+    goals = batch["reward"].add(following, alpha=config.gamma)[:, None]
+    # the mean square's derivative by an error; zero for the actions that were not taken
+    slopes = goals.new_zeros(len(goals), ACTION_COUNT)
+    slopes.scatter_(1, batch["action"][:, None], 2 / size)
+    d_outs, norms = [], []
+    for x, goal, slope in zip(
+        *(torch.split(column, size) for column in (batch["state"], goals, slopes)), strict=True
+    ):
+        d_outs.append((stack.forward(x) - goal).mul_(slope))
+        stack.backward(d_outs[-1])
+        norms.append(stack.clip(config.clip))
+        stack.step(config.learning_rate)
+    state.gradient_steps += count
+    return d_outs, norms
+
+
+def _draw(state: DQNState, count: int) -> dict[str, Tensor]:
+    """Columns of so many rows drawn from the replay, in memory that is kept for the next time."""
+    if len(state.drawn) != count:
+        state.drawn = state.replay.room(count)
+        state.batch = {n: torch.from_numpy(column) for n, column in view(state.drawn).items()}
+    state.replay.sample(count, state.rng, state.drawn)
+    return state.batch
+
+
+def dump(state: DQNState) -> dict[str, Any]:
+    """The state as tensors, numbers and a generator, for `checkpoint.save_progress`."""
+    return {
+        **{f"stack.{name}": tensor for name, tensor in state.stack.dump().items()},
+        "frozen": state.frozen.flat,
+        "replay": {n: torch.from_numpy(c) for n, c in state.replay.snapshot().items()},
+        **{name: getattr(state, name) for name in SCALARS},
+    }
+
+
+def restore(state: DQNState, saved: dict[str, Any]) -> None:
+    """Bring a fresh state to where `dump` was called."""
+    state.stack.restore({name: saved[f"stack.{name}"] for name in state.stack.dump()})
+    state.frozen.flat.copy_(saved["frozen"])
+    state.replay = ReplayBuffer(TRANSITION_COLUMNS, state.replay.capacity)
+    state.replay.add({name: column.numpy() for name, column in saved["replay"].items()})
+    for name in SCALARS:
+        setattr(state, name, saved[name])

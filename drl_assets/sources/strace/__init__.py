@@ -1,0 +1,1 @@
+"""strace logs: recorder, parser, counters, windows."""

@@ -1,0 +1,1 @@
+"""The Parquet tables of the pipeline: store, schemas, transforms, episode continuity."""

@@ -1,0 +1,1 @@
+"""The subcommands of `drl`, a module a group."""

@@ -1,0 +1,155 @@
+"""The commands of the keys that patterns are sealed with, and of what the drainer set aside.
+
+Rotation makes a new key and seals every stored pattern under it; stopped in the middle, it goes on
+with `--resume`. A key may be removed when neither the database nor the outbox needs it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import psycopg
+import typer
+
+from drl_cli.local.embedded_postgres import DATABASE, USER
+from drl_cli.output import out, print_json, progress_bar
+from drl_core import settings
+from drl_core.settings import Settings
+from drl_core.storage import patterns
+from drl_core.storage.database import connect
+from drl_core.storage.encryption import Keyring
+from drl_core.storage.outbox import Outbox
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the group `drl patterns`."""
+    app.command("keys")(keys)
+    app.command("rotate-key")(rotate_key)
+    app.command("remove-key")(remove_key)
+    app.command("dead-letters")(dead_letters)
+
+
+def keys(json: Json = False) -> None:
+    """The keys that seal patterns, and how many patterns need each; the last one seals."""
+    from rich import box
+    from rich.table import Table
+
+    configured = settings.load()
+    used = _used(configured)
+    rows = [
+        {"key_id": key.key_id, "file": str(key.path), "patterns": used.pop(key.key_id, 0)}
+        for key in Keyring(configured.keys_path).files()
+    ]
+    clear = used.pop(None, 0)
+    missing = {key: count for key, count in used.items() if key}
+    if json:
+        print_json({"keys": rows, "in_clear": clear, "missing": missing})
+        return
+    table = Table("key", "patterns", "file", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(str(row["key_id"]), str(row["patterns"]), str(row["file"]))
+    for key, count in missing.items():
+        table.add_row(key, str(count), "[bold red]missing: put it back from a backup[/]")
+    out.print(table)
+    if clear:
+        out.print(f"{clear} patterns are in clear: drl patterns rotate-key")
+
+
+def rotate_key(
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Make no new key, go on with the newest one.")
+    ] = False,
+) -> None:
+    """Make a new key and seal all stored patterns under it, also those still in clear.
+
+    The service may run meanwhile: it takes the new key at once. Then `drl patterns remove-key` may
+    remove the old ones.
+    """
+    configured = settings.load()
+    keyring = Keyring(configured.keys_path)
+    with _database(configured) as url:
+        newest = keyring.newest() if resume else keyring.rotate()
+        with progress_bar("sealing patterns") as update:
+            count = patterns.reseal(url, keyring, update)
+    out.print(f"key {newest} seals; {count} patterns were sealed under it")
+
+
+def remove_key(
+    key_id: Annotated[str, typer.Argument(help="As `drl patterns keys` lists it.")],
+) -> None:
+    """Remove a key that nothing needs any more. What a backup holds under it is lost with it."""
+    configured = settings.load()
+    needed = _used(configured).get(key_id, 0)
+    if needed:
+        raise ValueError(
+            f"{needed} patterns need key {key_id}: drl patterns rotate-key; the outbox must drain"
+        )
+    Keyring(configured.keys_path).remove(key_id)
+    out.print(f"key {key_id} is removed")
+
+
+def dead_letters(
+    requeue: Annotated[
+        bool, typer.Option("--requeue", help="Put them back into the outbox, all of them.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """What the drainer set aside, since the database refuses it, and why; the oldest hundred."""
+    from rich import box
+    from rich.table import Table
+
+    outbox = _outbox(settings.load())
+    if requeue:
+        out.print(f"{outbox.requeue()} rows wait in the outbox again")
+        return
+    letters = outbox.dead_letters()
+    if json:
+        print_json([{"topic": d.row.topic, "key": d.row.key, "reason": d.reason} for d in letters])
+        return
+    table = Table("topic", "key", "reason", box=box.SIMPLE_HEAD)
+    for letter in letters:
+        table.add_row(letter.row.topic, letter.row.key, letter.reason.split("\n")[0])
+    out.print(table if letters else "nothing was set aside")
+
+
+def _used(configured: Settings) -> dict[str | None, int]:
+    """How many patterns, stored or waiting, need each key; None is for those in clear."""
+    with _database(configured) as url, connect(url) as connection:
+        used = patterns.keys_in_use(connection)
+    for row in _outbox(configured).each(patterns.TOPIC):
+        key = patterns.payload(row.payload).key_id
+        if key is not None:
+            used[key] = used.get(key, 0) + 1
+    return used
+
+
+def _outbox(configured: Settings) -> Outbox:
+    return Outbox(configured.state_path / "outbox.sqlite")
+
+
+@contextmanager
+def _database(configured: Settings) -> Iterator[str]:
+    """The configured database, else the embedded one: that of a running `drl up`, or started."""
+    from drl_cli.local import up
+
+    running = None if configured.database_url else _embedded(configured.home_path / "postgres")
+    if running is not None:
+        yield running
+        return
+    with up.database(configured) as url:
+        yield url
+
+
+def _embedded(folder: Path) -> str | None:
+    """The URL of the embedded server, where it runs."""
+    try:
+        port = (folder / "data/postmaster.pid").read_text().split("\n")[3]
+        password = (folder / "password").read_text()
+        url = f"postgresql://{USER}:{password}@127.0.0.1:{port}/{DATABASE}"
+        psycopg.connect(url, connect_timeout=2).close()
+    except (FileNotFoundError, IndexError, psycopg.OperationalError):
+        return None
+    return url

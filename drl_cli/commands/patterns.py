@@ -1,0 +1,106 @@
+"""The command that asks the running service: what have we seen like this? And the patterns' keys.
+
+`DRL_API_KEY` is sent with the question, where the service wants to know who asks.
+"""
+
+import json as jsonlib
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from drl_cli.commands import pattern_keys
+from drl_cli.output import out, print_json
+from drl_core.policy.actions import Action
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command, and the group `drl patterns`."""
+    app.command()(similar)
+    group = typer.Typer(help="Keys and outbox of the stored patterns.", no_args_is_help=True)
+    pattern_keys.register(group)
+    app.add_typer(group, name="patterns")
+
+
+def similar(
+    telemetry: Annotated[Path, typer.Argument(help="Recording, with or without labels.")],
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Patterns for each episode.")] = 3,
+    json: Json = False,
+) -> None:
+    """Known attack patterns nearest to each episode of a recording, by its last window's state.
+
+    Asks the service of `drl up` (DRL_SERVING__HOST, DRL_SERVING__PORT), with the key in DRL_API_KEY
+    where it wants one. Distance is Euclidean over the 30 features, each in 0..1.
+    """
+    from drl_assets.sources.importer import read_events
+    from drl_assets.tables import transforms
+    from drl_core import settings
+
+    serving = settings.load().serving
+    url = f"http://{serving.host}:{serving.port}/v1/patterns/search"
+    frame = transforms.telemetry_frame([list(read_events([telemetry]))]).frame
+    states = transforms.state_frame(frame).frame
+    last = states.group_by("sandbox_id", "episode_id", maintain_order=True).last()
+    found = [
+        {
+            "sandbox_id": row["sandbox_id"],
+            "episode_id": row["episode_id"],
+            "nearest": _search(url, {"features": row["state"], "limit": limit}),
+        }
+        for row in last.select("sandbox_id", "episode_id", "state").iter_rows(named=True)
+    ]
+    if json:
+        print_json(found)
+        return
+    _print(found)
+
+
+def _print(found: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table("episode", "distance", box=box.SIMPLE_HEAD)
+    for name in ("attack type", "contained by"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("confidence")
+    table.add_column("seen as")
+    for one in found:
+        name = f"{one['sandbox_id']}/{one['episode_id']}"
+        if not one["nearest"]:
+            table.add_row(name, "–", "no pattern is stored yet")  # noqa: RUF001
+        for neighbour in one["nearest"]:
+            pattern = neighbour["pattern"]
+            table.add_row(
+                name,
+                f"{neighbour['distance']:.3f}",
+                pattern["attack_type"],
+                Action(pattern["action"]).label,
+                f"{pattern['confidence']:.2f}",
+                f"{pattern['sandbox_id']}/{pattern['episode_id']} step {pattern['step']}",
+            )
+            name = ""
+    out.print(table)
+
+
+def _search(url: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("DRL_API_KEY"):
+        headers["X-API-Key"] = key
+    body = jsonlib.dumps(query).encode()
+    try:
+        request = urllib.request.Request(url, body, headers)  # noqa: S310 - our own service
+        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+            found: list[dict[str, Any]] = jsonlib.loads(response.read())["items"]
+            return found
+    except urllib.error.HTTPError as error:
+        problem = jsonlib.loads(error.read())
+        raise ValueError(f"{url}: {problem.get('detail')}; {problem.get('next', '')}") from None
+    except urllib.error.URLError as error:
+        raise ValueError(
+            f"{url}: {error.reason}; start the service with `drl up`, or set DRL_SERVING__PORT"
+        ) from None

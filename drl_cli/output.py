@@ -1,0 +1,59 @@
+"""What every command shares: the consoles, progress bars, JSON output, and how errors are told."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+out = Console()
+err = Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; NaN cannot occur, None is null."""
+    sys.stdout.write(json.dumps(msgspec.to_builtins(value), allow_nan=False) + "\n")
+
+
+@contextmanager
+def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error; the context gives `update(done, total, text="")`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, disable=quiet, transient=False) as bar:
+        task = bar.add_task(title, total=None, text="")
+
+        def update(done: int, total: int, text: str = "") -> None:
+            bar.update(task, completed=done, total=total, text=text)
+
+        yield update
+
+
+@contextmanager
+def told_errors() -> Iterator[None]:
+    """The boundary of the command line: an expected error is one line and exit status 1."""
+    from drl_core.release.store import BundleError
+    from drl_core.settings import SettingsError
+    from drl_core.storage.database import DatabaseUnavailable
+
+    try:
+        yield
+    except (
+        SettingsError,
+        BundleError,
+        DatabaseUnavailable,
+        ValueError,
+        OSError,
+        RuntimeError,
+    ) as error:
+        err.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from error

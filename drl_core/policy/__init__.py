@@ -1,0 +1,1 @@
+"""The policy's contract: actions, features and reward."""

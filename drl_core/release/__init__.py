@@ -1,0 +1,1 @@
+"""Releases: the signed bundle store, signing keys, and the ONNX graph allow-list."""

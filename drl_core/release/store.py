@@ -1,0 +1,400 @@
+"""The released model: blob, signed manifest, one atomic pointer. Publish, verify, load, roll back.
+
+    <store>/blobs/<sha256>.onnx        the whole decision path, feature extraction included
+    <store>/releases/<sequence>.json   every release ever made, signed
+    <store>/current.json               a copy of the newest release; replaced in one rename
+
+A release file is an envelope: the manifest, the id of the key and an Ed25519 signature over the
+manifest's exact bytes. The file has one valid form; any changed byte makes it refused. The sequence
+number only rises, so an old release cannot be replayed: a rollback is a new, signed release of an
+old blob.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from filelock import FileLock
+from msgspec import Meta, Struct
+
+from drl_core.files import write_atomically
+from drl_core.policy.actions import ACTION_COUNT
+from drl_core.policy.features import CARRY_WIDTH, FEATURE_COUNT, FEATURES_VERSION, WINDOW_WIDTH
+from drl_core.release.errors import BundleError as BundleError
+from drl_core.release.signing_keys import TrustedKeys as TrustedKeys
+from drl_core.release.signing_keys import key_id as key_id
+from drl_core.release.signing_keys import signing_key as signing_key
+from drl_core.release.signing_keys import trusted_keys as trusted_keys
+
+MAX_BLOB_BYTES = 64 << 20
+WITHDRAWN = ".withdrawn"
+"""Suffix of a release file that is set aside; its sequence number is not given again."""
+Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+INPUTS = {"windows": WINDOW_WIDTH, "carry": CARRY_WIDTH}
+"""Inputs of the graph: float64 [batch, width]."""
+OUTPUTS = {"q_values": ACTION_COUNT, "features": FEATURE_COUNT, "carry_after": CARRY_WIDTH}
+"""Outputs of the graph: q_values and features float32 [batch, width], carry_after float64."""
+
+
+class Golden(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Inputs with the answers of the trained network: a loader must reproduce them."""
+
+    windows: list[list[float | None]]
+    carry: list[list[float]]
+    q_values: list[list[float]]
+
+
+class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model is, where it came from and how it did; first the report's ModelMetadata."""
+
+    model_version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}\Z")]
+    training_date: str
+    training_episodes: int
+    final_average_reward: float | None
+    final_loss: float | None
+    learning_rate: float
+    gamma: float
+    input_dim: int
+    output_dim: int
+    hidden_layers: list[int]
+
+    sequence: Annotated[int, Meta(ge=1)]
+    sha256: Hex64
+    blob: str
+    size_bytes: int
+    features_version: int
+    opset: int
+    preset: str
+    seed: int
+    gradient_steps: int
+    hyperparameters: dict[str, Any]
+    costs_version: int
+    checkpoint_sha256: Hex64
+    parent_version: str | None
+    dagster_run_id: str | None
+    batch_partitions: list[str]
+    git_commit: str | None
+    evaluation: dict[str, Any]
+    golden: Golden
+    rollback_of: str | None = None
+    """The version that this release takes back, where it is a rollback."""
+    staged: bool = False
+    """Only to be tried as a challenger: no service takes it for the current model."""
+
+
+class _Envelope(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    manifest: msgspec.Raw
+    key_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+    signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")]
+
+
+class Release(Struct, frozen=True):
+    """A verified release: its manifest and the verified bytes of its model."""
+
+    manifest: Manifest
+    model: bytes
+    key_id: str
+    """The key that signed it."""
+
+
+class ModelStore:
+    """A folder of releases. Readers see the old release or the new one, never half of one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def current_path(self) -> Path:
+        """The pointer: a reader polls it with `stat`."""
+        return self.root / "current.json"
+
+    def publish(self, model: bytes, manifest: Manifest, key: Ed25519PrivateKey) -> Manifest:
+        """Write the blob, then the signed release, then the pointer; each is atomic.
+
+        Args:
+            model: the ONNX bytes.
+            manifest: `sequence`, `sha256`, `blob`, `size_bytes` and `staged` are set here.
+            key: signs the manifest.
+
+        Returns:
+            The manifest as signed.
+        """
+        with self._locked():
+            signed, content = self._write(model, manifest, key, staged=False)
+            write_atomically(self.current_path, content)
+        return signed
+
+    def stage(self, model: bytes, manifest: Manifest, key: Ed25519PrivateKey) -> Manifest:
+        """Write a signed release that can be a challenger, and leave the pointer where it is.
+
+        What is signed says that it is staged, so that nobody can point to it either.
+        """
+        with self._locked():
+            return self._write(model, manifest, key, staged=True)[0]
+
+    def reissue(self, trusted: TrustedKeys, key: Ed25519PrivateKey) -> Manifest:
+        """Release the current model again, signed by another key, under a new sequence number."""
+        current = self.load(trusted)
+        return self.publish(current.model, current.manifest, key)
+
+    def find(self, version: str, trusted: TrustedKeys) -> Release:
+        """The newest sound release of a model, staged ones included.
+
+        Raises:
+            BundleError: `unknown_version`, or what is wrong with the only releases that there are.
+        """
+        named = msgspec.json.encode({"model_version": version})[1:-1]
+        wrong = BundleError("unknown_version", f"the store holds no release of {version!r}")
+        for path in reversed(self.releases()):
+            content = path.read_bytes()
+            try:
+                if named in content and verify(content, trusted).model_version == version:
+                    return self.load(trusted, path)
+            except BundleError as error:
+                wrong = error
+        raise wrong
+
+    def prune(self, keep: int, trusted: TrustedKeys, pinned: Collection[str] = ()) -> list[Path]:
+        """Remove old releases, and the blobs that no release names any more.
+
+        The last `keep` releases stay with all that came after them, the current one, and the
+        newest of each pinned version.
+
+        Args:
+            keep: at least 1.
+            trusted: public keys by key id.
+            pinned: model versions, such as the challenger.
+
+        Returns: what was removed.
+        """
+        with self._locked():
+            known = {path: self._told(path, trusted) for path in self.releases()}
+            released = [path for path, told in known.items() if told and not told.staged]
+            if not released:
+                return []
+            kept = {path for path in known if path >= released[-max(keep, 1) :][0]}
+            for version in pinned:
+                named = [p for p, told in known.items() if told and told.model_version == version]
+                kept |= set(named[-1:])
+            needed = [*(known[path] for path in kept), self._told(self.current_path, trusted)]
+            blobs = {told.blob for told in needed if told}
+            removed = [path for path in known if path not in kept]
+            for blob in sorted((self.root / "blobs").glob("*.onnx")):
+                if f"blobs/{blob.name}" not in blobs:
+                    removed.append(blob)
+            for path in removed:  # releases first: none is left without its blob
+                path.unlink()
+        return removed
+
+    def _told(self, path: Path, trusted: TrustedKeys) -> Manifest | None:
+        try:
+            return verify(path.read_bytes(), trusted)
+        except (BundleError, FileNotFoundError):
+            return None  # it cannot be served, so nothing is kept for its sake
+
+    def _write(
+        self, model: bytes, manifest: Manifest, key: Ed25519PrivateKey, *, staged: bool
+    ) -> tuple[Manifest, bytes]:
+        digest = hashlib.sha256(model).hexdigest()
+        signed = msgspec.structs.replace(
+            manifest,
+            sequence=self._last_sequence() + 1,
+            sha256=digest,
+            blob=f"blobs/{digest}.onnx",
+            size_bytes=len(model),
+            staged=staged,
+        )
+        blob = self.root / signed.blob
+        if not blob.exists() or blob.read_bytes() != model:
+            write_atomically(blob, model)
+        content = sign(signed, key)
+        release = self.root / "releases" / f"{signed.sequence:08d}.json"
+        write_atomically(release, content)
+        public = key.public_key()
+        try:  # read back before anyone is pointed to it
+            self.load({key_id(public): public}, release)
+        except BundleError:
+            release.unlink()  # a rollback would stumble over it
+            raise
+        return signed, content
+
+    def _locked(self) -> FileLock:
+        for name in ("blobs", "releases"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        return FileLock(self.root / ".publish.lock")
+
+    def releases(self) -> list[Path]:
+        """Release files, oldest first."""
+        return sorted((self.root / "releases").glob("[0-9]*.json"))
+
+    def load(
+        self, trusted: TrustedKeys, path: Path | None = None, after_sequence: int = 0
+    ) -> Release:
+        """Verify a release and read its model.
+
+        Args:
+            trusted: public keys by key id.
+            path: a release file; the current one when omitted.
+            after_sequence: the sequence that is served now; a release must not be older.
+
+        Raises:
+            BundleError: whatever is wrong with it, by name.
+            FileNotFoundError: nothing has been released yet.
+        """
+        content = (path or self.current_path).read_bytes()
+        manifest = verify(content, trusted)
+        if manifest.staged and path is None:
+            raise BundleError("staged", f"{manifest.model_version} is a challenger, not released")
+        if manifest.sequence < after_sequence:
+            raise BundleError(
+                "sequence", f"release {manifest.sequence} is older than {after_sequence}, replayed?"
+            )
+        return Release(manifest, self._read_blob(manifest), _open(content).key_id)
+
+    def rollback(self, trusted: TrustedKeys, key: Ed25519PrivateKey) -> Manifest:
+        """Release the model before the current one again, under a new sequence number.
+
+        A model that was itself taken back is passed over, so a second rollback goes further back.
+
+        Raises:
+            BundleError: there is no earlier model.
+        """
+        current = self.load(trusted).manifest
+        earlier = self._before(current.model_version, trusted)
+        if earlier is None:
+            raise BundleError("rollback", f"there is no model before {current.model_version}")
+        again = msgspec.structs.replace(earlier.manifest, rollback_of=current.model_version)
+        return self.publish(earlier.model, again, key)
+
+    def take_back(
+        self, version: str, trusted: TrustedKeys, key: Ed25519PrivateKey
+    ) -> Manifest | None:
+        """Roll back a release that turned out wrong, be it that it cannot even be read.
+
+        The model before it is released again. Where there is none, the release is withdrawn: the
+        pointer goes, and the release is set aside for a look, so that no rollback comes upon it.
+        Nothing happens where another model is the current one by now.
+
+        Args:
+            version: the model that must not be served.
+            trusted: public keys by key id.
+            key: signs the rollback.
+
+        Returns:
+            What is released now, None where nothing is.
+        """
+        try:
+            current = self.load(trusted).manifest
+        except FileNotFoundError:
+            return None
+        except BundleError:
+            current = None  # not fit to be served, whatever it says that it is
+        if current is not None and current.model_version != version:
+            return current
+        earlier = self._before(version, trusted)
+        if earlier is not None:
+            again = msgspec.structs.replace(earlier.manifest, rollback_of=version)
+            return self.publish(earlier.model, again, key)
+        with FileLock(self.root / ".publish.lock"):
+            self.current_path.unlink()
+            for path in self.releases():
+                path.rename(path.with_suffix(WITHDRAWN))
+        return None
+
+    def _before(self, version: str, trusted: TrustedKeys) -> Release | None:
+        """The newest release of another model that was not taken back itself."""
+        passed = {version}
+        for path in reversed(self.releases()):
+            try:
+                earlier = self.load(trusted, path)
+            except BundleError:
+                continue  # it can be served no more, so it is none to go back to
+            if earlier.manifest.staged:
+                continue
+            if earlier.manifest.rollback_of:
+                passed.add(earlier.manifest.rollback_of)
+            if earlier.manifest.model_version not in passed:
+                return earlier
+        return None
+
+    def _read_blob(self, manifest: Manifest) -> bytes:
+        if manifest.blob != f"blobs/{manifest.sha256}.onnx":
+            raise BundleError(
+                "blob_path", f"{manifest.blob!r} is not this store's path of the blob"
+            )
+        if manifest.size_bytes > MAX_BLOB_BYTES:
+            raise BundleError("blob_size", f"{manifest.size_bytes} bytes, at most {MAX_BLOB_BYTES}")
+        path = self.root / manifest.blob
+        try:
+            if os.path.islink(path):  # noqa: PTH114
+                raise BundleError("blob_path", f"{path} is a link")
+            if path.stat().st_size > MAX_BLOB_BYTES:
+                raise BundleError("blob_size", f"{path}: at most {MAX_BLOB_BYTES} bytes")
+            model = path.read_bytes()
+        except FileNotFoundError:
+            raise BundleError("blob_missing", f"{path} does not exist") from None
+        if hashlib.sha256(model).hexdigest() != manifest.sha256:
+            raise BundleError("checksum", f"{path} is not the model that was signed")
+        return model
+
+    def _last_sequence(self) -> int:
+        files = [*self.releases(), *(self.root / "releases").glob(f"[0-9]*{WITHDRAWN}")]
+        numbers = [int(path.stem) for path in files if re.fullmatch(r"\d+", path.stem)]
+        return max(numbers, default=0)
+
+
+def sign(manifest: Manifest, key: Ed25519PrivateKey) -> bytes:
+    """The release file of a manifest."""
+    raw = msgspec.json.encode(manifest)
+    return msgspec.json.encode(
+        _Envelope(
+            manifest=msgspec.Raw(raw),
+            key_id=key_id(key.public_key()),
+            signature=key.sign(raw).hex(),
+        )
+    )
+
+
+def verify(content: bytes, trusted: TrustedKeys) -> Manifest:
+    """Check a release file's form, signature and contract.
+
+    Raises:
+        BundleError: `format`, `unknown_key`, `signature` or `contract`.
+    """
+    envelope = _open(content)
+    if envelope.key_id not in trusted:
+        raise BundleError("unknown_key", f"key {envelope.key_id} is not trusted")
+    raw = bytes(envelope.manifest)
+    try:
+        trusted[envelope.key_id].verify(bytes.fromhex(envelope.signature), raw)
+    except InvalidSignature:
+        raise BundleError("signature", "the signature does not fit the manifest") from None
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+        raise BundleError("contract", f"manifest: {cause}") from None
+    if manifest.features_version != FEATURES_VERSION:
+        raise BundleError(
+            "features_version",
+            f"the model speaks {manifest.features_version}, this program {FEATURES_VERSION}",
+        )
+    if (manifest.input_dim, manifest.output_dim) != (FEATURE_COUNT, ACTION_COUNT):
+        raise BundleError("contract", "the network is not 30 features to 5 actions")
+    return manifest
+
+
+def _open(content: bytes) -> _Envelope:
+    try:
+        envelope = msgspec.json.decode(content, type=_Envelope)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+        raise BundleError("format", f"not a signed release: {cause}") from None
+    if msgspec.json.encode(envelope) != content:
+        raise BundleError("format", "bytes beside the manifest were changed")
+    return envelope

@@ -1,0 +1,1 @@
+"""PostgreSQL, the outbox, attack patterns and field encryption."""

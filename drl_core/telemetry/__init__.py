@@ -1,0 +1,1 @@
+"""Telemetry: the event, its protobuf form, and the landing zone that keeps it."""

@@ -1,0 +1,229 @@
+"""The landing zone: telemetry becomes durable here, and leaves in sealed batches.
+
+Writers (the service, `drl import`) append **segments**: whole files of JSON lines, written under a
+temporary name, fsynced, renamed, and the folder fsynced. Only after that is an event acknowledged.
+One sealer (the landing sensor) turns all segments that are not yet in a batch into one **batch**: a
+manifest that lists them, named by a rising number and the hash of its content. A segment is in
+exactly one manifest, whoever is killed when: the manifest is written atomically first, then its
+segments are moved beside it, and a move that was interrupted is finished by the next reader.
+
+    <root>/segments/<time>-<random>.jsonl      landed, in no batch yet
+    <root>/batches/<key>/manifest.json + segments
+    <root>/dead_letters/<date>.jsonl           refused records with their reasons
+"""
+
+import contextlib
+import datetime as dt
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock
+
+from drl_core.files import sync_folder, write_atomically
+from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import DeadLetter, Event
+
+
+class LandingError(OSError):
+    """Telemetry could not be made durable; nothing was acknowledged, nothing half-written stays."""
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """One landed file of events."""
+
+    name: str
+    events: int
+    sha256: str
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A sealed set of segments; `key` is the partition key, `content_hash` the run key."""
+
+    key: str
+    content_hash: str
+    sealed_at: str
+    segments: list[Segment]
+
+    @property
+    def events(self) -> int:
+        return sum(segment.events for segment in self.segments)
+
+
+class LandingZone:
+    """A folder of segments, batches and dead letters."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._segments = root / "segments"
+        self._batches = root / "batches"
+        self._dead = root / "dead_letters"
+        for folder in (self._segments, self._batches, self._dead):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def land(self, events: Iterable[Event]) -> Segment:
+        """Make events durable as one segment; they may be acknowledged when this returns.
+
+        Raises:
+            LandingError: the disk refused; nothing was kept, the sender has to send again.
+            ValueError: for no events.
+        """
+        lines = [telemetry.encode(telemetry.sanitize(event)) for event in events]
+        if not lines:
+            raise ValueError("a segment needs at least one event")
+        content = b"\n".join(lines) + b"\n"
+        segment = Segment(
+            # the count travels in the name, so that sealing needs no reading
+            name=f"{time.time_ns():020d}-{secrets.token_hex(4)}-{len(lines)}.jsonl",
+            events=len(lines),
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+        try:
+            write_atomically(self._segments / segment.name, content)
+        except OSError as cause:
+            raise LandingError(
+                cause.errno, f"telemetry not landed, send it again: {cause.strerror}"
+            ) from cause
+        return segment
+
+    def bury(self, letters: Iterable[DeadLetter]) -> None:
+        """Append refused records with their reasons to today's dead-letter file.
+
+        Raises:
+            LandingError: the disk refused.
+        """
+        lines = b"".join(msgspec.json.encode(letter) + b"\n" for letter in letters)
+        if not lines:
+            return
+        today = dt.datetime.now(dt.UTC).date().isoformat()
+        try:
+            with (self._dead / f"{today}.jsonl").open("a+b") as file:
+                if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                    lines = b"\n" + lines  # a killed writer or a full disk cut the last line off
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as cause:
+            raise LandingError(cause.errno, f"dead letters not kept: {cause.strerror}") from cause
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """All dead letters, oldest first; of one that was cut off, what stayed of it."""
+        return [
+            _dead_letter(line, path.name, number)
+            for path in sorted(self._dead.glob("*.jsonl"))
+            for number, line in enumerate(path.read_bytes().splitlines())
+        ]
+
+    def waiting(self) -> list[str]:
+        """Names of landed segments that are in no batch yet, oldest first."""
+        self._finish_moves()
+        return sorted(path.name for path in self._segments.glob("[!.]*.jsonl"))
+
+    def seal(self, max_segments: int = 10_000) -> Batch | None:
+        """Turn waiting segments into one batch; None where none wait.
+
+        Safe to call from several processes: a lock file lets one in at a time.
+
+        Raises:
+            LandingError: the disk refused; the segments wait on.
+        """
+        with FileLock(self.root / ".seal.lock"):
+            names = self.waiting()[:max_segments]
+            if not names:
+                return None
+            segments = [self._describe(self._segments / name) for name in names]
+            content = hashlib.sha256("".join(s.sha256 for s in segments).encode()).hexdigest()
+            batch = Batch(
+                key=f"{self._next_number():08d}-{content[:12]}",
+                content_hash=content,
+                sealed_at=dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
+                segments=segments,
+            )
+            folder = self._batches / batch.key
+            try:
+                folder.mkdir()
+                write_atomically(folder / "manifest.json", msgspec.json.encode(batch))
+                sync_folder(self._batches)
+            except OSError as cause:
+                if folder.exists() and not any(folder.iterdir()):
+                    folder.rmdir()
+                raise LandingError(cause.errno, f"batch not sealed: {cause.strerror}") from cause
+            self._finish_moves()
+            return batch
+
+    def keys(self) -> list[str]:
+        """Keys of all sealed batches, oldest first."""
+        return sorted(path.parent.name for path in self._batches.glob("*/manifest.json"))
+
+    def batch(self, key: str) -> Batch:
+        """The manifest of one batch.
+
+        Raises:
+            KeyError: no such batch.
+        """
+        try:
+            return msgspec.json.decode(
+                (self._batches / key / "manifest.json").read_bytes(), type=Batch
+            )
+        except FileNotFoundError:
+            raise KeyError(f"no batch {key} in the landing zone {self.root}") from None
+
+    def read(self, key: str) -> Iterator[list[Event]]:
+        """Events of a batch, one segment at a time, in the order of landing.
+
+        Raises:
+            KeyError: no such batch.
+            LandingError: a segment is missing or was changed after landing.
+        """
+        self._finish_moves()
+        for segment in self.batch(key).segments:
+            try:
+                content = (self._batches / key / segment.name).read_bytes()
+            except OSError as cause:
+                raise LandingError(
+                    cause.errno, f"segment {segment.name} of batch {key} cannot be read"
+                ) from cause
+            if hashlib.sha256(content).hexdigest() != segment.sha256:
+                raise LandingError(0, f"segment {segment.name} of batch {key} was changed")
+            events, dead = telemetry.parse_lines(content, segment.name)
+            if dead:
+                raise LandingError(0, f"segment {segment.name} holds an invalid event: {dead[0]}")
+            yield events
+
+    def discard(self, key: str) -> None:
+        """Delete a batch's segments once they live on as Parquet; the manifest stays."""
+        for segment in self.batch(key).segments:
+            (self._batches / key / segment.name).unlink(missing_ok=True)
+
+    def _describe(self, path: Path) -> Segment:
+        return Segment(
+            name=path.name,
+            events=int(path.stem.rsplit("-", 1)[1]),
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+
+    def _next_number(self) -> int:
+        keys = [path.name for path in self._batches.iterdir()]
+        return 1 + max((int(key.split("-", 1)[0]) for key in keys), default=0)
+
+    def _finish_moves(self) -> None:
+        """Move segments that a manifest already claims; only the newest can be unfinished."""
+        manifests = sorted(self._batches.glob("*/manifest.json"))
+        if not manifests:
+            return
+        folder = manifests[-1].parent
+        for segment in self.batch(folder.name).segments:
+            with contextlib.suppress(FileNotFoundError):  # moved already
+                (self._segments / segment.name).rename(folder / segment.name)
+
+
+def _dead_letter(line: bytes, source: str, record: int) -> DeadLetter:
+    try:
+        return msgspec.json.decode(line, type=DeadLetter)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        cut = telemetry.TelemetryError("$", "this dead letter was cut off while it was written")
+        return telemetry.dead_letter(cut, source, record, line)

@@ -1,0 +1,1 @@
+"""The decision engine: step order, scoring, action selection, batching, shadow."""

@@ -1,0 +1,1 @@
+"""Decision state: episode store, journal, recovery, decision log."""

@@ -1,0 +1,1 @@
+"""HTTP building blocks: problem+json, request bodies, query parameters, headers, OpenAPI."""

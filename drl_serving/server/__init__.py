@@ -1,0 +1,1 @@
+"""Pre-fork server: worker processes and their supervisor."""

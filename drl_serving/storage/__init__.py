@@ -1,0 +1,1 @@
+"""The workers' storage: shared state (LMDB), outbox and its drainer, group commit."""
