@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from drl_assets.tables.episode_progress import EpisodeProgress
 from drl_assets.tables import continuity, transforms
+from drl_assets.tables.episode_progress import EpisodeProgress
 from drl_core.files import write_atomically
 from drl_core.telemetry.event import DeadLetter, Event, Process
 from drl_core.telemetry.landing import LandingError, LandingZone
