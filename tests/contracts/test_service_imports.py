@@ -83,7 +83,7 @@ def test_two_workers_with_a_model_stay_below_their_memory(tmp_path: Path) -> Non
         for _ in range(4):
             assert httpx.get(f"{base}/schema/openapi.json").status_code == 200
         children = psutil.Process(process.pid).children()
-        workers = [child for child in children if "restore" not in " ".join(child.cmdline())]
+        workers = [child for child in children if "recovery" not in " ".join(child.cmdline())]
         assert len(workers) == 2
         used = [proportional(one) for one in (psutil.Process(process.pid), *workers)]
         print(f"proportional set size: {', '.join(f'{size / 1e6:.0f} MB' for size in used)}")

@@ -35,7 +35,7 @@ def workers(service: Any) -> list[psutil.Process]:
     """The processes that answer: children which listen."""
     children = psutil.Process(service.process.pid).children()
     alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if "restore" not in " ".join(child.cmdline())]
+    return [child for child in alive if "recovery" not in " ".join(child.cmdline())]
 
 
 def ask(service: Any, body: Any, path: str = "/v1/decisions") -> httpx.Response:

@@ -114,7 +114,7 @@ def test_a_worker_that_took_another_s_place_answers_and_ends_with_its_supervisor
 
 
 def answering(up: psutil.Process) -> list[psutil.Process]:
-    return [one for one in up.children() if "restore" not in " ".join(one.cmdline())]
+    return [one for one in up.children() if "recovery" not in " ".join(one.cmdline())]
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
