@@ -36,11 +36,11 @@ from drl_assets.sources.importer import read_events
 from drl_assets.sources.synthetic import generate_events
 from drl_core import settings
 from drl_core.files import write_atomically
-from drl_core.release import store as bundle
-from drl_core.release.store import Manifest, ModelStore
+from drl_core.release.manifest import Manifest
+from drl_core.release.signing_keys import trusted_keys
+from drl_core.release.store import ModelStore
 from drl_core.settings import Settings
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import Event
+from drl_core.telemetry.event import Event, encode_event
 from drl_core.telemetry.landing import LandingZone
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -101,7 +101,7 @@ class Site:
         def newer() -> Manifest | None:
             if not store.current_path.exists():
                 return None
-            manifest = store.load(bundle.trusted_keys(self.settings.keys_path)).manifest
+            manifest = store.load(trusted_keys(self.settings.keys_path)).manifest
             return manifest if manifest.sequence > after else None
 
         return self.until(newer, f"a release after number {after}")
@@ -114,7 +114,7 @@ class Site:
 
         def answer() -> tuple[float, dict[str, Any]] | None:
             unasked = msgspec.structs.replace(event, episode_id=f"freshness-{time.time_ns()}")
-            decision = post(f"{self.service}/v1/decisions", telemetry.encode(unasked))
+            decision = post(f"{self.service}/v1/decisions", encode_event(unasked))
             named = decision is not None and decision["model_version"] == version
             return (time.time(), decision) if decision is not None and named else None
 
@@ -235,7 +235,7 @@ def modified(path: Path) -> float:
 
 def write(path: Path, events: Sequence[Event]) -> Path:
     """Events as JSON lines."""
-    write_atomically(path, b"".join(telemetry.encode(event) + b"\n" for event in events))
+    write_atomically(path, b"".join(encode_event(event) + b"\n" for event in events))
     return path
 
 

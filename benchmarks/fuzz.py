@@ -27,8 +27,7 @@ import msgspec
 from benchmarks.chaos import event, pattern
 from benchmarks.deployment import Deployment
 from benchmarks.mutations import OCTETS, Request, mutated
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import TelemetryError
+from drl_core.telemetry.event import TelemetryError, parse_event
 from drl_serving.decisions.schemas import CarriedEvent
 
 MODEL = "drl-policy"
@@ -173,7 +172,7 @@ def is_valid(request: Request) -> bool:
             if path.endswith("/carried"):
                 msgspec.json.decode(raw, type=CarriedEvent)
             else:
-                telemetry.parse(raw)
+                parse_event(raw)
     except (TelemetryError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return bool(records)

@@ -21,8 +21,9 @@ from benchmarks.release_load import OFFSETS
 from drl_assets.learning.export.onnx_export import OPSET, export, golden
 from drl_assets.learning.learners.networks import PosteriorQNetwork
 from drl_core.files import write_atomically
+from drl_core.release.manifest import Golden, Manifest, sign_manifest
 from drl_core.release.signing_keys import key_id, signing_key
-from drl_core.release.store import Golden, Manifest, ModelStore, sign
+from drl_core.release.store import ModelStore
 
 
 def network() -> PosteriorQNetwork:
@@ -112,7 +113,7 @@ class Publisher:
             blob=f"blobs/{digest}.onnx",
             size_bytes=len(content),
         )
-        return sign(manifest, key)
+        return sign_manifest(manifest, key)
 
 
 def _nothing(model: ModelProto) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drl_cli.commands import api_keys, patterns, releases, telemetry, train
-from drl_cli.output import err, out, told_errors
+from drl_cli.output import err, exit_on_expected_error, out
 
 app = typer.Typer(
     name="drl",
@@ -81,7 +81,7 @@ api_keys.register(app)
 
 def main() -> None:
     """Entry point of the console script."""
-    with told_errors():
+    with exit_on_expected_error():
         try:
             app()
         except KeyboardInterrupt:

@@ -39,9 +39,9 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[..., None
 
 
 @contextmanager
-def told_errors() -> Iterator[None]:
+def exit_on_expected_error() -> Iterator[None]:
     """The boundary of the command line: an expected error is one line and exit status 1."""
-    from drl_core.release.store import BundleError
+    from drl_core.release.errors import BundleError
     from drl_core.settings import SettingsError
     from drl_core.storage.database import DatabaseUnavailable
 

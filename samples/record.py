@@ -29,8 +29,7 @@ import msgspec
 from rich.progress import Progress
 
 from drl_assets.sources.strace.recorder import Label, RecordResult, record, write_events
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import Event, Stage
+from drl_core.telemetry.event import Event, Stage, parse_lines
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 30.0
@@ -161,7 +160,7 @@ def main() -> None:
                     + ("" if result.ended else ", TIME LIMIT")
                 )
                 progress.advance(bar)
-                events += telemetry.parse_lines(part.read_bytes())[0]
+                events += parse_lines(part.read_bytes())[0]
     server.shutdown()
     given.out.parent.mkdir(parents=True, exist_ok=True)
     anew = {run.script.stem for run in wanted}
@@ -171,7 +170,7 @@ def main() -> None:
 
 
 def _existing(path: Path) -> list[Event]:
-    return telemetry.parse_lines(gzip.decompress(path.read_bytes()))[0] if path.exists() else []
+    return parse_lines(gzip.decompress(path.read_bytes()))[0] if path.exists() else []
 
 
 def scrub(event: Event) -> Event:

@@ -5,7 +5,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from drl_core.telemetry import event as telemetry
 from drl_core.telemetry.event import SIGNALS, Event, Intervention, Outcome, Process, Stage
 
 FLOAT32_MAX = 3.4028234e38
@@ -79,7 +78,7 @@ def events(draw: st.DrawFn) -> Event:
         ),
         "intervention": draw(st.none() | interventions),
     }
-    return telemetry.Event(**fields, **draw(signals()), **draw(labels()))
+    return Event(**fields, **draw(signals()), **draw(labels()))
 
 
 @st.composite

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from benchmarks.ingest import peers
 from benchmarks.ingest.batch import WINDOWS_PER_EPISODE, lines, pipeline
 from drl_core.policy import features
-from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import parse_lines
 
 
 def windows(rows: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -46,7 +46,7 @@ def interleaved(jobs: dict[str, tuple[Callable[[], object], int]], rounds: int) 
 def compare(events: int, rounds: int) -> dict[str, dict[str, float]]:
     """Rates of ours, pandas and the loop, for both jobs; checks that the results agree."""
     block = lines(events)
-    parsed, dead = telemetry.parse_lines(block)
+    parsed, dead = parse_lines(block)
     assert not dead
     assert len(parsed) == len(peers.pandas_parse(block)) == len(peers.loop_parse(block)) == events
     rows, episode = windows(events * 10)
@@ -56,7 +56,7 @@ def compare(events: int, rounds: int) -> dict[str, dict[str, float]]:
     np.testing.assert_allclose(ours, peers.pandas_states(rows, episode), atol=1e-6)
     np.testing.assert_allclose(ours[few], peers.loop_states(rows[few], episode[few]), atol=1e-6)
     parse: dict[str, tuple[Callable[[], object], int]] = {
-        "ours": (lambda: telemetry.parse_lines(block), events),
+        "ours": (lambda: parse_lines(block), events),
         "pandas": (lambda: peers.pandas_parse(block), events),
         "loop": (lambda: peers.loop_parse(block), events),
     }

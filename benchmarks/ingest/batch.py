@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drl_assets.tables import transforms as tables
-from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import parse_lines
 
 WINDOWS_PER_EPISODE = 50
 SEGMENT_EVENTS = 50_000
@@ -68,7 +68,7 @@ def pipeline(events: int, answer: Any) -> None:
     for start in starts:
         (folder / str(start)).write_bytes(lines(min(SEGMENT_EVENTS, events - start), start))
     lap("(making the input)")
-    segments = (telemetry.parse_lines((folder / str(start)).read_bytes())[0] for start in starts)
+    segments = (parse_lines((folder / str(start)).read_bytes())[0] for start in starts)
     frame = tables.telemetry_frame(segments).frame
     lap("JSON lines -> telemetry")
     states = tables.state_frame(frame).frame

@@ -11,8 +11,9 @@ import dagster as dg
 
 from drl_assets.tables.store import Tables
 from drl_core import settings as configuration
-from drl_core.release import store
-from drl_core.release.store import ModelStore
+from drl_core.release.manifest import Manifest
+from drl_core.release.signing_keys import trusted_keys
+from drl_core.release.store import ModelStore, Release
 from drl_core.settings import Settings
 from drl_core.storage.outbox import Outbox
 from drl_core.telemetry.landing import LandingZone
@@ -64,15 +65,15 @@ class Project(dg.ConfigurableResource[Any]):
         return self.settings.checkpoints_path / f"{version}.gates"
 
     @property
-    def released(self) -> store.Release | None:
+    def released(self) -> Release | None:
         """The verified release, None before the first one."""
         try:
-            return self.models.load(store.trusted_keys(self.settings.keys_path))
+            return self.models.load(trusted_keys(self.settings.keys_path))
         except FileNotFoundError:
             return None
 
     @property
-    def champion(self) -> store.Manifest | None:
+    def champion(self) -> Manifest | None:
         """What is known of the released model, None before the first release."""
         released = self.released
         return released.manifest if released else None

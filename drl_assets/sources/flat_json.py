@@ -22,8 +22,15 @@ from drl_assets.sources.records import (
     open_binary,
     refuse,
 )
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import MAX_RECORD_BYTES, Event, Stage, TelemetryError
+from drl_core.telemetry.event import (
+    MAX_RECORD_BYTES,
+    Event,
+    Stage,
+    TelemetryError,
+    dead_letter,
+    parse_event,
+    parse_lines,
+)
 
 _BOM = b"\xef\xbb\xbf"
 _NAMES = re.compile(r"\.(json|jsonl|ndjson)(\.gz)?$", re.IGNORECASE)
@@ -75,7 +82,7 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[Item]:
             number += 1
             continue
         text = block.removeprefix(_BOM) if number == 0 else block
-        events, dead = telemetry.parse_lines(text, path.name, number)
+        events, dead = parse_lines(text, path.name, number)
         yield from events
         yield from dead
         number += block.count(b"\n")
@@ -101,9 +108,9 @@ def _element(raw: bytes, size: int, number: int, path: Path) -> Item:
     if size > MAX_RECORD_BYTES:
         return refuse(path, "$", _TOO_LARGE, number, raw)
     try:
-        return telemetry.parse(raw, number)
+        return parse_event(raw, number)
     except TelemetryError as error:
-        return telemetry.dead_letter(error, path.name, number, raw)
+        return dead_letter(error, path.name, number, raw)
 
 
 _TOKEN = re.compile(rb'"(?:[^"\\\n]++|\\.|\\\Z)*+("?)|[{}\[\],]', re.DOTALL)

@@ -61,7 +61,7 @@ def import_telemetry(
             result.events += len(waiting)
             result.segments += 1
             waiting.clear()
-        zone.bury(dead)
+        zone.write_dead_letters(dead)
         result.dead_letters += len(dead)
         dead.clear()
 

@@ -24,8 +24,7 @@ from drl_assets.sources.records import (
     refuse,
     stem,
 )
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import Event, Stage, TelemetryError
+from drl_core.telemetry.event import Event, Stage, TelemetryError, dead_letter, validate_event
 
 WINDOWS_PER_EPISODE = 50
 DEFAULT_WINDOW_S = 5.0
@@ -105,10 +104,10 @@ def read(
                 fields, level = _window(cells, encrypted)
                 episode, step = divmod(windows, WINDOWS_PER_EPISODE)
                 place = {"episode_id": f"{session}#{episode}", "step": step}
-                event: Event = telemetry.validate(constant | fields | place, number)
+                event: Event = validate_event(constant | fields | place, number)
             except TelemetryError as error:
                 payload = ",".join(cells.values()).encode()
-                yield telemetry.dead_letter(error, path.name, number, payload)
+                yield dead_letter(error, path.name, number, payload)
                 continue
             windows, encrypted = windows + 1, level
             yield event

@@ -15,8 +15,13 @@ from typing import IO, Any, cast
 import ijson
 import msgspec
 
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import DeadLetter, Event, TelemetryError
+from drl_core.telemetry.event import (
+    MAX_RECORD_BYTES,
+    DeadLetter,
+    Event,
+    TelemetryError,
+    dead_letter,
+)
 
 
 class NoEvidence(msgspec.Struct, frozen=True):
@@ -60,7 +65,7 @@ def refuse(
 ) -> DeadLetter:
     """A dead letter that names the file, the record and the field."""
     source = path.name.encode("utf-8", "backslashreplace").decode()
-    return telemetry.dead_letter(TelemetryError(field, reason), source, record, payload)
+    return dead_letter(TelemetryError(field, reason), source, record, payload)
 
 
 def damaged(path: Path, cause: BaseException, record: int = 0) -> DeadLetter:
@@ -105,7 +110,7 @@ def line_blocks(file: IO[bytes]) -> Iterator[bytes | Oversized]:
         if cut:
             yield rest[:cut]
             rest = rest[cut:]
-        if len(rest) > telemetry.MAX_RECORD_BYTES:
+        if len(rest) > MAX_RECORD_BYTES:
             yield Oversized(rest[:2048])
             rest, skipping = b"", True
     if rest:

@@ -31,8 +31,7 @@ from drl_assets.sources.records import (
     stem,
 )
 from drl_assets.sources.report_calls import CallCounts
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import Stage, TelemetryError
+from drl_core.telemetry.event import Stage, TelemetryError, dead_letter, validate_event
 
 WINDOW_S = 1.0
 MAX_IDLE_WINDOWS = 300
@@ -140,7 +139,7 @@ def read(path: Path, *, sandbox_id: str, stage: Stage | None = None) -> Iterator
     try:
         events = list(_events(path, counts, facts, flows, sandbox_id, stage))
     except TelemetryError as error:
-        yield telemetry.dead_letter(error, path.name, 0, b"")
+        yield dead_letter(error, path.name, 0, b"")
         return
     yield from events
 
@@ -222,7 +221,7 @@ def _events(
         measured = {name: float(of[window]) for name, of in signals.items()}
         flags = {name: measured.pop(name) > 0 for name in counts.FLAGS}
         when = {"timestamp": first + (window + 1) * width, "step": step, "episode_end": ended}
-        yield telemetry.validate(constant | measured | flags | when, step)
+        yield validate_event(constant | measured | flags | when, step)
     if dropped:
         yield refuse(path, _PROCESS, f"the last {dropped} windows with calls exceed {MAX_WINDOWS}")
 

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drl_core.files import write_atomically
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import Event
+from drl_core.telemetry.event import Event, encode_event
 
 _LEVELS = (
     *("syscall_count", "file_read_count", "file_write_count", "network_connections"),
@@ -129,7 +128,7 @@ def create_sample_telemetry_file(
     if path.suffix not in (".json", ".jsonl"):
         raise ValueError(f"output_path: {path.name} must end in .json or .jsonl")
     lines = [
-        telemetry.encode(event)
+        encode_event(event)
         for event in generate_events(
             num_episodes, steps_per_episode, seed=seed, malicious_share=malicious_share
         )

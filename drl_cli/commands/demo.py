@@ -17,10 +17,9 @@ import msgspec
 
 from drl_cli.local import up
 from drl_cli.output import err, out, progress_bar
-from drl_core.release import store
+from drl_core.release.manifest import Manifest
 from drl_core.settings import Settings
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import Event
+from drl_core.telemetry.event import Event, encode_event
 from drl_core.telemetry.landing import LandingZone
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def _import(settings: Settings, path: Path) -> None:
 
 def _wait_for_release(
     settings: Settings, running: up.Running, env: Mapping[str, str], began: float
-) -> store.Manifest:
+) -> Manifest:
     """Tell what the daemon's runs do until there is nothing more to ingest or to learn."""
     import dagster as dg
 
@@ -158,13 +157,13 @@ def _tell(
         raise DemoError(f"{run.job_name} failed (run {run.run_id}); the reason is in the log above")
 
 
-def _decide(settings: Settings, path: Path, manifest: store.Manifest) -> None:
+def _decide(settings: Settings, path: Path, manifest: Manifest) -> None:
     """Send one whole episode window by window until the policy acts; print what it said."""
     events = _one_episode(path)
     base = f"http://{settings.serving.host}:{settings.serving.port}"
     _until(lambda: _get(f"{base}/v1/models/current")["model_version"] == manifest.model_version)
     for event in events:
-        answer = _post(f"{base}/v1/decisions", telemetry.encode(event))
+        answer = _post(f"{base}/v1/decisions", encode_event(event))
         if answer["action"] != 0:
             break
     out.print("\n[bold]a decision[/] (POST /v1/decisions):")

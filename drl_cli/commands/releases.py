@@ -53,12 +53,13 @@ def rollback(
 ) -> None:
     """Release the model before the current one again, under a new sequence number."""
     from drl_core import settings
-    from drl_core.release import store as bundle
+    from drl_core.release.signing_keys import signing_key, trusted_keys
+    from drl_core.release.store import ModelStore
 
     home = settings.load()
-    store = bundle.ModelStore(folder or home.models_path)
-    key = bundle.signing_key(home.keys_path)
-    manifest = store.rollback(bundle.trusted_keys(home.keys_path), key)
+    store = ModelStore(folder or home.models_path)
+    key = signing_key(home.keys_path)
+    manifest = store.rollback(trusted_keys(home.keys_path), key)
     out.print(f"release {manifest.sequence} serves {manifest.model_version} again")
 
 
@@ -74,13 +75,14 @@ def challenge(
     """Stage a bundle's model, signed, so that it can be tried beside the served one."""
     from drl_core import settings
     from drl_core.release import graph_check
-    from drl_core.release import store as bundle
+    from drl_core.release.signing_keys import signing_key
+    from drl_core.release.store import ModelStore
 
     home = settings.load()
     release = load_release(folder)
     graph_check.check(release.model)
-    key = bundle.signing_key(home.keys_path)
-    target = bundle.ModelStore(store or home.models_path)
+    key = signing_key(home.keys_path)
+    target = ModelStore(store or home.models_path)
     manifest = target.stage(release.model, release.manifest, key)
     out.print(
         f"staged {manifest.model_version} as {manifest.sequence}; nothing is served yet\n"
@@ -95,13 +97,14 @@ def promote(
 ) -> None:
     """Release a staged or an earlier model, under a new sequence number."""
     from drl_core import settings
-    from drl_core.release import store as bundle
+    from drl_core.release.signing_keys import signing_key, trusted_keys
+    from drl_core.release.store import ModelStore
 
     home = settings.load()
-    target = bundle.ModelStore(store or home.models_path)
-    release = target.find(version, bundle.trusted_keys(home.keys_path))
+    target = ModelStore(store or home.models_path)
+    release = target.find(version, trusted_keys(home.keys_path))
     manifest = msgspec.structs.replace(release.manifest, rollback_of=None)
-    manifest = target.publish(release.model, manifest, bundle.signing_key(home.keys_path))
+    manifest = target.publish(release.model, manifest, signing_key(home.keys_path))
     out.print(f"release {manifest.sequence} serves {manifest.model_version}")
 
 
@@ -111,14 +114,15 @@ def prune(
 ) -> None:
     """Remove old releases and their models; never the current one or the challenger."""
     from drl_core import settings
-    from drl_core.release import store as bundle
+    from drl_core.release.signing_keys import trusted_keys
+    from drl_core.release.store import ModelStore
 
     home = settings.load()
-    target = bundle.ModelStore(store or home.models_path)
+    target = ModelStore(store or home.models_path)
     challenger = home.serving.challenger
     removed = target.prune(
         max(keep, home.serving.keep_models),
-        bundle.trusted_keys(home.keys_path),
+        trusted_keys(home.keys_path),
         [challenger] if challenger else [],
     )
     out.print(f"removed {len(removed)} files, {len(target.releases())} releases stay")
@@ -128,13 +132,13 @@ def rotate_key() -> None:
     """Sign with a new key from now on, the current release first; the old one stays trusted."""
     from drl_core import settings
     from drl_core.release import signing_keys
-    from drl_core.release import store as bundle
+    from drl_core.release.store import ModelStore
 
     home = settings.load()
     before = set(signing_keys.trusted_keys(home.keys_path))
     key = signing_keys.rotate(home.keys_path)
     name = signing_keys.key_id(key.public_key())
-    target = bundle.ModelStore(home.models_path)
+    target = ModelStore(home.models_path)
     if target.current_path.exists():
         manifest = target.reissue(signing_keys.trusted_keys(home.keys_path), key)
         out.print(f"release {manifest.sequence} is {manifest.model_version}, signed anew")
@@ -161,13 +165,14 @@ def load_release(folder: Path) -> "Release":
         ValueError: the folder holds none.
     """
     from drl_core import settings
-    from drl_core.release import store as bundle
+    from drl_core.release.signing_keys import trusted_keys
+    from drl_core.release.store import ModelStore
 
     keys = folder / "keys"
     if not (keys / "trusted").is_dir():
         keys = settings.load().keys_path
     try:
-        return bundle.ModelStore(folder).load(bundle.trusted_keys(keys))
+        return ModelStore(folder).load(trusted_keys(keys))
     except FileNotFoundError:
         raise ValueError(
             f"{folder} holds no release: make one with `drl train --telemetry PATH --out {folder}`"

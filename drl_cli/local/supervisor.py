@@ -58,7 +58,7 @@ def send(processes: Sequence[psutil.Process], signum: int) -> None:
             continue
 
 
-class Supervisor(manager.Manager):  # type: ignore[misc]  # honcho has no types
+class ProcessSupervisor(manager.Manager):  # type: ignore[misc]  # honcho has no types
     """honcho's manager, which ends its processes by mark."""
 
     def __init__(self, mark: str) -> None:
@@ -80,7 +80,7 @@ class Supervisor(manager.Manager):  # type: ignore[misc]  # honcho has no types
 def main(arguments: Sequence[str]) -> int:
     """Run the processes until one ends or a signal comes."""
     procfile, mark, *names = arguments
-    supervisor = Supervisor(mark)
+    supervisor = ProcessSupervisor(mark)
     environ = {**psutil.Process().environ(), MARK: mark}
     for name, command in commands(Path(procfile), names).items():
         supervisor.add_process(name, command, env=environ, cwd=Path(procfile).parent)

@@ -27,7 +27,7 @@ from drl_cli.local.supervisor import UnknownProcess, commands, marked, send
 from drl_core.files import write_atomically
 from drl_core.migrations import migrate
 from drl_core.processes import die_with_parent
-from drl_core.release.store import signing_key
+from drl_core.release.signing_keys import signing_key
 from drl_core.settings import Settings
 
 DATABASE_WAIT_S = 300.0

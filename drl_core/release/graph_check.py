@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from drl_core.protos.graph_pb2 import Attribute, Graph, Model, Node, Tensor, Value
 from drl_core.release.errors import BundleError
-from drl_core.release.store import INPUTS, MAX_BLOB_BYTES, OUTPUTS
+from drl_core.release.manifest import INPUTS, MAX_BLOB_BYTES, OUTPUTS
 
 OPSETS = range(18, 24)
 MAX_NODES = 512

@@ -15,84 +15,25 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
 
 import msgspec
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from filelock import FileLock
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from drl_core.files import write_atomically
-from drl_core.policy.actions import ACTION_COUNT
-from drl_core.policy.features import CARRY_WIDTH, FEATURE_COUNT, FEATURES_VERSION, WINDOW_WIDTH
-from drl_core.release.errors import BundleError as BundleError
-from drl_core.release.signing_keys import TrustedKeys as TrustedKeys
-from drl_core.release.signing_keys import key_id as key_id
-from drl_core.release.signing_keys import signing_key as signing_key
-from drl_core.release.signing_keys import trusted_keys as trusted_keys
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import (
+    MAX_BLOB_BYTES,
+    Manifest,
+    open_envelope,
+    sign_manifest,
+    verify_manifest,
+)
+from drl_core.release.signing_keys import TrustedKeys, key_id
 
-MAX_BLOB_BYTES = 64 << 20
 WITHDRAWN = ".withdrawn"
 """Suffix of a release file that is set aside; its sequence number is not given again."""
-Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-
-INPUTS = {"windows": WINDOW_WIDTH, "carry": CARRY_WIDTH}
-"""Inputs of the graph: float64 [batch, width]."""
-OUTPUTS = {"q_values": ACTION_COUNT, "features": FEATURE_COUNT, "carry_after": CARRY_WIDTH}
-"""Outputs of the graph: q_values and features float32 [batch, width], carry_after float64."""
-
-
-class Golden(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Inputs with the answers of the trained network: a loader must reproduce them."""
-
-    windows: list[list[float | None]]
-    carry: list[list[float]]
-    q_values: list[list[float]]
-
-
-class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model is, where it came from and how it did; first the report's ModelMetadata."""
-
-    model_version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}\Z")]
-    training_date: str
-    training_episodes: int
-    final_average_reward: float | None
-    final_loss: float | None
-    learning_rate: float
-    gamma: float
-    input_dim: int
-    output_dim: int
-    hidden_layers: list[int]
-
-    sequence: Annotated[int, Meta(ge=1)]
-    sha256: Hex64
-    blob: str
-    size_bytes: int
-    features_version: int
-    opset: int
-    preset: str
-    seed: int
-    gradient_steps: int
-    hyperparameters: dict[str, Any]
-    costs_version: int
-    checkpoint_sha256: Hex64
-    parent_version: str | None
-    dagster_run_id: str | None
-    batch_partitions: list[str]
-    git_commit: str | None
-    evaluation: dict[str, Any]
-    golden: Golden
-    rollback_of: str | None = None
-    """The version that this release takes back, where it is a rollback."""
-    staged: bool = False
-    """Only to be tried as a challenger: no service takes it for the current model."""
-
-
-class _Envelope(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    manifest: msgspec.Raw
-    key_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
-    signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")]
 
 
 class Release(Struct, frozen=True):
@@ -155,7 +96,7 @@ class ModelStore:
         for path in reversed(self.releases()):
             content = path.read_bytes()
             try:
-                if named in content and verify(content, trusted).model_version == version:
+                if named in content and verify_manifest(content, trusted).model_version == version:
                     return self.load(trusted, path)
             except BundleError as error:
                 wrong = error
@@ -195,7 +136,7 @@ class ModelStore:
 
     def _told(self, path: Path, trusted: TrustedKeys) -> Manifest | None:
         try:
-            return verify(path.read_bytes(), trusted)
+            return verify_manifest(path.read_bytes(), trusted)
         except (BundleError, FileNotFoundError):
             return None  # it cannot be served, so nothing is kept for its sake
 
@@ -214,7 +155,7 @@ class ModelStore:
         blob = self.root / signed.blob
         if not blob.exists() or blob.read_bytes() != model:
             write_atomically(blob, model)
-        content = sign(signed, key)
+        content = sign_manifest(signed, key)
         release = self.root / "releases" / f"{signed.sequence:08d}.json"
         write_atomically(release, content)
         public = key.public_key()
@@ -249,14 +190,14 @@ class ModelStore:
             FileNotFoundError: nothing has been released yet.
         """
         content = (path or self.current_path).read_bytes()
-        manifest = verify(content, trusted)
+        manifest = verify_manifest(content, trusted)
         if manifest.staged and path is None:
             raise BundleError("staged", f"{manifest.model_version} is a challenger, not released")
         if manifest.sequence < after_sequence:
             raise BundleError(
                 "sequence", f"release {manifest.sequence} is older than {after_sequence}, replayed?"
             )
-        return Release(manifest, self._read_blob(manifest), _open(content).key_id)
+        return Release(manifest, self._read_blob(manifest), open_envelope(content).key_id)
 
     def rollback(self, trusted: TrustedKeys, key: Ed25519PrivateKey) -> Manifest:
         """Release the model before the current one again, under a new sequence number.
@@ -348,53 +289,3 @@ class ModelStore:
         files = [*self.releases(), *(self.root / "releases").glob(f"[0-9]*{WITHDRAWN}")]
         numbers = [int(path.stem) for path in files if re.fullmatch(r"\d+", path.stem)]
         return max(numbers, default=0)
-
-
-def sign(manifest: Manifest, key: Ed25519PrivateKey) -> bytes:
-    """The release file of a manifest."""
-    raw = msgspec.json.encode(manifest)
-    return msgspec.json.encode(
-        _Envelope(
-            manifest=msgspec.Raw(raw),
-            key_id=key_id(key.public_key()),
-            signature=key.sign(raw).hex(),
-        )
-    )
-
-
-def verify(content: bytes, trusted: TrustedKeys) -> Manifest:
-    """Check a release file's form, signature and contract.
-
-    Raises:
-        BundleError: `format`, `unknown_key`, `signature` or `contract`.
-    """
-    envelope = _open(content)
-    if envelope.key_id not in trusted:
-        raise BundleError("unknown_key", f"key {envelope.key_id} is not trusted")
-    raw = bytes(envelope.manifest)
-    try:
-        trusted[envelope.key_id].verify(bytes.fromhex(envelope.signature), raw)
-    except InvalidSignature:
-        raise BundleError("signature", "the signature does not fit the manifest") from None
-    try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
-        raise BundleError("contract", f"manifest: {cause}") from None
-    if manifest.features_version != FEATURES_VERSION:
-        raise BundleError(
-            "features_version",
-            f"the model speaks {manifest.features_version}, this program {FEATURES_VERSION}",
-        )
-    if (manifest.input_dim, manifest.output_dim) != (FEATURE_COUNT, ACTION_COUNT):
-        raise BundleError("contract", "the network is not 30 features to 5 actions")
-    return manifest
-
-
-def _open(content: bytes) -> _Envelope:
-    try:
-        envelope = msgspec.json.decode(content, type=_Envelope)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
-        raise BundleError("format", f"not a signed release: {cause}") from None
-    if msgspec.json.encode(envelope) != content:
-        raise BundleError("format", "bytes beside the manifest were changed")
-    return envelope

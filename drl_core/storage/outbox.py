@@ -50,7 +50,7 @@ class OutboxError(RuntimeError):
         self.reason: str = getattr(error, "sqlite_errorname", type(error).__name__)
 
 
-class Row(Struct, frozen=True):
+class OutboxRow(Struct, frozen=True):
     """What waits; `added_at` is in epoch seconds."""
 
     sequence: int
@@ -60,10 +60,10 @@ class Row(Struct, frozen=True):
     added_at: float
 
 
-class DeadLetter(Struct, frozen=True):
+class OutboxDeadLetter(Struct, frozen=True):
     """A row that the database refused for its content."""
 
-    row: Row
+    row: OutboxRow
     reason: str
     set_aside_at: float
 
@@ -106,28 +106,28 @@ class Outbox:
                 [(*row, now) for row in rows],
             )
 
-    def peek(self, limit: int) -> list[Row]:
+    def peek(self, limit: int) -> list[OutboxRow]:
         """The oldest rows, in the order in which they were added."""
         with self._using() as database:
             found = database.execute(
                 f"SELECT {_ROW} FROM outbox ORDER BY sequence LIMIT ?",  # noqa: S608
                 [limit],
             )
-            return [Row(*row) for row in found]
+            return [OutboxRow(*row) for row in found]
 
     def remove(self, sequences: Sequence[int]) -> None:
         """Forget rows that are stored elsewhere. What is gone already is no error."""
         with self._transaction() as database:
             database.executemany("DELETE FROM outbox WHERE sequence = ?", [[s] for s in sequences])
 
-    def find(self, topic: str, key: str) -> Row | None:
+    def find(self, topic: str, key: str) -> OutboxRow | None:
         """The row with a key, where it waits."""
         with self._using() as database:
             row = database.execute(
                 f"SELECT {_ROW} FROM outbox WHERE topic = ? AND key = ?",  # noqa: S608
                 [topic, key],
             ).fetchone()
-            return Row(*row) if row else None
+            return OutboxRow(*row) if row else None
 
     def set_aside(self, sequence: int, reason: str) -> None:
         """Move a row to the dead letters, with the reason why it cannot be stored."""
@@ -138,7 +138,7 @@ class Outbox:
             )
             database.execute("DELETE FROM outbox WHERE sequence = ?", [sequence])
 
-    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+    def dead_letters(self, limit: int = 100) -> list[OutboxDeadLetter]:
         """The oldest rows that were set aside."""
         with self._using() as database:
             found = database.execute(
@@ -146,7 +146,7 @@ class Outbox:
                 " ORDER BY sequence LIMIT ?",
                 [limit],
             )
-            return [DeadLetter(Row(*row[:5]), row[5], row[6]) for row in found]
+            return [OutboxDeadLetter(OutboxRow(*row[:5]), row[5], row[6]) for row in found]
 
     def requeue(self) -> int:
         """Put every dead letter back at the end of the queue, and say how many."""
@@ -158,7 +158,7 @@ class Outbox:
             )
             return database.execute("DELETE FROM dead_letters").rowcount
 
-    def each(self, topic: str, limit: int = 500) -> Iterator[Row]:
+    def each(self, topic: str, limit: int = 500) -> Iterator[OutboxRow]:
         """Every row of a topic that waits or was set aside, in order, read in pages."""
         for table in ("outbox", "dead_letters"):
             last = -1
@@ -169,7 +169,7 @@ class Outbox:
                         " ORDER BY sequence LIMIT ?",
                         [topic, last, limit],
                     ).fetchall()
-                yield from (Row(*row) for row in page)
+                yield from (OutboxRow(*row) for row in page)
                 if not page:
                     break
                 last = page[-1][0]

@@ -213,7 +213,7 @@ def _error(cause: Exception, record: int | None) -> TelemetryError:
     return TelemetryError("$", message, record)
 
 
-def parse(raw: bytes, record: int | None = None) -> Event:
+def parse_event(raw: bytes, record: int | None = None) -> Event:
     """Parse and validate one JSON event.
 
     Raises:
@@ -229,8 +229,8 @@ def parse(raw: bytes, record: int | None = None) -> Event:
         raise _error(cause, record) from None
 
 
-def validate(fields: dict[str, Any], record: int | None = None) -> Event:
-    """Build an event from a mapping, under the same rules as `parse`."""
+def validate_event(fields: dict[str, Any], record: int | None = None) -> Event:
+    """Build an event from a mapping, under the same rules as `parse_event`."""
     try:
         return msgspec.convert(fields, Event)
     except msgspec.MsgspecError as cause:
@@ -258,7 +258,7 @@ def parse_lines(
         if not line.strip():
             continue
         try:
-            events.append(parse(line, number))
+            events.append(parse_event(line, number))
         except TelemetryError as error:
             dead.append(dead_letter(error, source, number, line))
     return events, dead
@@ -284,8 +284,8 @@ def dead_letter(error: TelemetryError, source: str, record: int, payload: bytes)
     )
 
 
-def encode(event: Event) -> bytes:
-    """One event as canonical JSON without a line end; `parse(encode(event)) == event`."""
+def encode_event(event: Event) -> bytes:
+    """One event as canonical JSON without a line end; `parse_event` gives the event back."""
     return msgspec.json.encode(event)
 
 

@@ -25,8 +25,15 @@ import msgspec
 from filelock import FileLock
 
 from drl_core.files import sync_folder, write_atomically
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import DeadLetter, Event
+from drl_core.telemetry.event import (
+    DeadLetter,
+    Event,
+    TelemetryError,
+    dead_letter,
+    encode_event,
+    parse_lines,
+    sanitize,
+)
 
 
 class LandingError(OSError):
@@ -72,7 +79,7 @@ class LandingZone:
             LandingError: the disk refused; nothing was kept, the sender has to send again.
             ValueError: for no events.
         """
-        lines = [telemetry.encode(telemetry.sanitize(event)) for event in events]
+        lines = [encode_event(sanitize(event)) for event in events]
         if not lines:
             raise ValueError("a segment needs at least one event")
         content = b"\n".join(lines) + b"\n"
@@ -90,7 +97,7 @@ class LandingZone:
             ) from cause
         return segment
 
-    def bury(self, letters: Iterable[DeadLetter]) -> None:
+    def write_dead_letters(self, letters: Iterable[DeadLetter]) -> None:
         """Append refused records with their reasons to today's dead-letter file.
 
         Raises:
@@ -189,7 +196,7 @@ class LandingZone:
                 ) from cause
             if hashlib.sha256(content).hexdigest() != segment.sha256:
                 raise LandingError(0, f"segment {segment.name} of batch {key} was changed")
-            events, dead = telemetry.parse_lines(content, segment.name)
+            events, dead = parse_lines(content, segment.name)
             if dead:
                 raise LandingError(0, f"segment {segment.name} holds an invalid event: {dead[0]}")
             yield events
@@ -225,5 +232,5 @@ def _dead_letter(line: bytes, source: str, record: int) -> DeadLetter:
     try:
         return msgspec.json.decode(line, type=DeadLetter)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        cut = telemetry.TelemetryError("$", "this dead letter was cut off while it was written")
-        return telemetry.dead_letter(cut, source, record, line)
+        cut = TelemetryError("$", "this dead letter was cut off while it was written")
+        return dead_letter(cut, source, record, line)

@@ -11,12 +11,17 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from drl_core.protos import telemetry_pb2 as pb
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import MAX_RECORD_BYTES, Event, TelemetryError
+from drl_core.telemetry.event import (
+    MAX_RECORD_BYTES,
+    SIGNALS,
+    Event,
+    TelemetryError,
+    validate_event,
+)
 
 _SAME = (
     *("schema_version", "sandbox_id", "session_id", "artifact_sha256", "step", "window_s"),
-    *telemetry.SIGNALS,
+    *SIGNALS,
     *("isolation_level", "episode_end", "is_malicious", "severity", "attack_type"),
 )
 """Fields with one name and one type on both sides."""
@@ -76,7 +81,7 @@ def _event(message: pb.Event, record: int) -> Event | TelemetryError:
     if message.ByteSize() > MAX_RECORD_BYTES:
         return TelemetryError("$", f"more than {MAX_RECORD_BYTES} bytes", record)
     try:
-        return telemetry.validate(_fields(message, record), record)
+        return validate_event(_fields(message, record), record)
     except TelemetryError as error:
         return error
 

@@ -10,7 +10,7 @@ from litestar.di import NamedDependency
 from prometheus_client import Metric
 
 from drl_core.policy.actions import ACTION_COUNT, Action
-from drl_core.release.store import Manifest
+from drl_core.release.manifest import Manifest
 from drl_serving.access.guards import requires
 from drl_serving.audit.log import Audit
 from drl_serving.console.charts import Chart, Value, chart

@@ -7,7 +7,7 @@ from typing import Any
 from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 
-from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import TelemetryError, parse_event
 from drl_serving.access.guards import requires
 from drl_serving.decisions.engine import stateless
 from drl_serving.decisions.engine.batcher import Batcher
@@ -58,14 +58,14 @@ class DecisionController(Controller):
         request_body.limit(len(records), limits.max_batch)
         caller = _caller(request)
         if not is_list:
-            decision = await batcher.decide(telemetry.parse(records[0]), caller)
+            decision = await batcher.decide(parse_event(records[0]), caller)
             metrics.decision_seconds.observe(time.perf_counter() - began)
             return decision
 
         def decide() -> list[Decision]:
-            events = [telemetry.parse(raw, number) for number, raw in enumerate(records)]
+            events = [parse_event(raw, number) for number, raw in enumerate(records)]
             if not events:
-                raise telemetry.TelemetryError("$", "the list is empty, send at least one event")
+                raise TelemetryError("$", "the list is empty, send at least one event")
             return decisions.decide(events, models_of(models), caller).answers
 
         answers = decide() if len(records) <= INLINE else await asyncio.to_thread(decide)

@@ -1,6 +1,6 @@
 """Decisions before the framework: the routes of one event and of raw rows, bytes in and out."""
 
-from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import parse_event
 from drl_serving.access.principal import Principal
 from drl_serving.access.service import Access
 from drl_serving.decisions.engine.batcher import Batcher
@@ -34,7 +34,7 @@ class LeanDecision:
             Exception: what `drl_serving.http.problems.as_problem` maps to an answer.
         """
         self._access.require(principal, "decide")
-        event = telemetry.parse(body)
+        event = parse_event(body)
         decision = await self._batcher.decide(event, Caller(principal.id, trace.trace_id))
         return [_JSON], encode_json(decision)
 

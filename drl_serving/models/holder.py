@@ -12,7 +12,9 @@ from typing import TypeVar
 
 import structlog
 
-from drl_core.release.store import BundleError, ModelStore, trusted_keys
+from drl_core.release.errors import BundleError
+from drl_core.release.signing_keys import trusted_keys
+from drl_core.release.store import ModelStore
 from drl_core.settings import Settings
 from drl_serving.models.onnx_model import ServedModel
 from drl_serving.models.sequence_guard import HighestSequence

@@ -14,7 +14,9 @@ import onnxruntime as ort
 
 from drl_core.policy.features import Array
 from drl_core.release import graph_check
-from drl_core.release.store import INPUTS, OUTPUTS, BundleError, Golden, Manifest, Release
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import INPUTS, OUTPUTS, Golden, Manifest
+from drl_core.release.store import Release
 
 GOLDEN_TOLERANCE = 1e-4
 _CHUNK = 1024

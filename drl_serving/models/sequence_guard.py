@@ -12,7 +12,8 @@ from filelock import FileLock
 from msgspec import Struct
 
 from drl_core.files import write_atomically
-from drl_core.release.store import BundleError, Manifest
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import Manifest
 
 
 class Taken(Struct, frozen=True):

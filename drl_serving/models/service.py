@@ -6,8 +6,10 @@ from typing import Any
 import msgspec
 
 from drl_core.release import signing_keys
-from drl_core.release.store import BundleError, Manifest, Release, verify
-from drl_core.release.store import trusted_keys as read_trusted_keys
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import Manifest, verify_manifest
+from drl_core.release.signing_keys import trusted_keys as read_trusted_keys
+from drl_core.release.store import Release
 from drl_serving.http.problems import Problem
 from drl_serving.models.holder import ModelHolder
 from drl_serving.models.onnx_model import ServedModel
@@ -121,7 +123,7 @@ def releases(models: ModelHolder, limit: int) -> list[ReleaseSummary]:
     for path in reversed(models.store.releases()[-limit:]):
         sequence = int(path.stem)
         try:
-            manifest = verify(path.read_bytes(), trusted)
+            manifest = verify_manifest(path.read_bytes(), trusted)
             refused = None if manifest.sequence == sequence else "sequence"
         except BundleError as error:
             manifest, refused = None, error.reason

@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Struct, field
 
 from drl_core.policy.features import Array
-from drl_core.release.store import INPUTS, OUTPUTS
+from drl_core.release.manifest import INPUTS, OUTPUTS
 from drl_serving.http.problems import Problem
 from drl_serving.models.onnx_model import Scores, ServedModel
 from drl_serving.open_inference.service import DATATYPES, NAME

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from drl_core.policy.features import Array
-from drl_core.release.store import INPUTS, OUTPUTS, BundleError
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import INPUTS, OUTPUTS
 from drl_core.settings import Settings
 from drl_serving.access.principal import Principal
 from drl_serving.audit.log import Audit

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from drl_core.storage import patterns
 from drl_core.storage.encryption import EncryptionError, Keyring
-from drl_core.storage.outbox import Outbox, OutboxError, Row
+from drl_core.storage.outbox import Outbox, OutboxError, OutboxRow
 from drl_serving.decisions.state import log_store
 
 Store = Callable[[psycopg.Connection[Any], Sequence[bytes]], None]
@@ -178,7 +178,7 @@ class Drainer:
             self._shrink_at = time.monotonic() + _SHRINK_S
         return len(rows)
 
-    def _store(self, connection: psycopg.Connection[Any], rows: Sequence[Row]) -> None:
+    def _store(self, connection: psycopg.Connection[Any], rows: Sequence[OutboxRow]) -> None:
         """All rows in one transaction, runs of one topic together."""
         with connection.transaction():
             for topic, run in groupby(rows, key=lambda row: row.topic):
@@ -187,7 +187,7 @@ class Drainer:
                     raise psycopg.DataError(f"nothing stores the topic {topic!r}")
                 store(connection, [row.payload for row in run])
 
-    def _store_alone(self, connection: psycopg.Connection[Any], row: Row) -> None:
+    def _store_alone(self, connection: psycopg.Connection[Any], row: OutboxRow) -> None:
         try:
             self._store(connection, [row])
         except _CONTENT as error:

@@ -16,7 +16,7 @@ from drl_core.telemetry.event import (
     Event,
     TelemetryError,
     dead_letter,
-    parse,
+    parse_event,
     parse_lines,
 )
 from drl_core.telemetry.landing import LandingError, LandingZone
@@ -127,7 +127,7 @@ class TelemetryService:
         self._zone().land(events)
 
     def _bury(self, letters: list[DeadLetter]) -> None:
-        self._zone().bury(letters)
+        self._zone().write_dead_letters(letters)
 
     def _zone(self) -> LandingZone:
         try:
@@ -152,7 +152,7 @@ class TelemetryService:
         dead: list[DeadLetter] = []
         for number, raw in enumerate(records):
             try:
-                events.append(parse(raw, number))
+                events.append(parse_event(raw, number))
             except TelemetryError as error:
                 dead.append(dead_letter(error, _SOURCE, number, raw))
         return events, dead

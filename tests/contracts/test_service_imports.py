@@ -21,7 +21,9 @@ import pathlib, sys
 import msgspec
 from drl_assets.learning.export.onnx_export import OPSET, export, golden
 from drl_assets.learning.learners.networks import seeded_network
-from drl_core.release.store import Manifest, ModelStore, signing_key
+from drl_core.release.manifest import Manifest
+from drl_core.release.signing_keys import signing_key
+from drl_core.release.store import ModelStore
 home = pathlib.Path(sys.argv[1])
 network = seeded_network([256, 256], 0)
 fields = {name: 0 for name in Manifest.__struct_fields__} | dict(

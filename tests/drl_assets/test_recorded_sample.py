@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from drl_core.policy import features
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import Event
+from drl_core.telemetry.event import SIGNALS, Event, parse_lines
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 SAMPLE = SAMPLES / "recorded" / "telemetry.jsonl.gz"
@@ -20,7 +19,7 @@ SAMPLE = SAMPLES / "recorded" / "telemetry.jsonl.gz"
 
 @pytest.fixture(scope="module")
 def events() -> list[Event]:
-    events, dead = telemetry.parse_lines(gzip.decompress(SAMPLE.read_bytes()))
+    events, dead = parse_lines(gzip.decompress(SAMPLE.read_bytes()))
     assert dead == []
     return events
 
@@ -109,7 +108,7 @@ def test_no_single_signal_separates_the_classes(episodes: list[list[Event]]) -> 
     means = np.array(
         [np.nanmean([features.window(event) for event in episode], axis=0) for episode in episodes]
     )
-    for column, name in enumerate(telemetry.SIGNALS):
+    for column, name in enumerate(SIGNALS):
         ranks = means[:, column].argsort(kind="stable").argsort()
         wins = ranks[truth].mean() - (truth.sum() - 1) / 2
         assert 0.05 < wins / (~truth).sum() < 0.95, name

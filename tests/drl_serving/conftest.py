@@ -22,7 +22,9 @@ from litestar.testing import TestClient
 
 from drl_assets.learning.export.onnx_export import OPSET, export, golden
 from drl_assets.learning.learners.networks import seeded_network
-from drl_core.release.store import Golden, Manifest, ModelStore, signing_key
+from drl_core.release.manifest import Golden, Manifest
+from drl_core.release.signing_keys import signing_key
+from drl_core.release.store import ModelStore
 from drl_core.settings import Serving, Settings
 from drl_serving.app import create_app
 

@@ -58,7 +58,7 @@ def published_model(
     from drl_assets.learning.export import release
     from drl_assets.learning.gates import release_gates
     from drl_assets.learning.learners import checkpoint
-    from drl_core.release import store
+    from drl_core.release.signing_keys import signing_key
 
     version = latest_version(context.instance, "onnx_model")
     path = project.checkpoint_path(version)
@@ -73,7 +73,7 @@ def published_model(
     signed = project.models.publish(
         project.onnx_path(version).read_bytes(),
         manifest,
-        store.signing_key(project.settings.keys_path),
+        signing_key(project.settings.keys_path),
     )
     return dg.MaterializeResult(
         metadata={

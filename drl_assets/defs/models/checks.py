@@ -39,13 +39,14 @@ def signature_and_manifest(
     import hashlib
 
     from drl_assets.learning.export import onnx_export
-    from drl_core.release import store
+    from drl_core.release.errors import BundleError
+    from drl_core.release.signing_keys import trusted_keys
 
     version = latest_version(context.instance, "published_model")
     try:
-        release = project.models.load(store.trusted_keys(project.settings.keys_path))
+        release = project.models.load(trusted_keys(project.settings.keys_path))
         onnx_export.check_golden(release)
-    except (store.BundleError, FileNotFoundError) as cause:
+    except (BundleError, FileNotFoundError) as cause:
         return _refused(project, version, str(cause))
     manifest = release.manifest
     digest = hashlib.sha256(project.checkpoint_path(version).read_bytes()).hexdigest()
@@ -79,12 +80,13 @@ def plays_as_evaluated(
     from drl_assets.learning.evaluation import evaluate
     from drl_assets.learning.export import onnx_export
     from drl_assets.learning.learners import checkpoint
-    from drl_core.release import store
+    from drl_core.release.errors import BundleError
+    from drl_core.release.signing_keys import trusted_keys
 
     version = latest_version(context.instance, "published_model")
     try:
-        release = project.models.load(store.trusted_keys(project.settings.keys_path))
-    except (store.BundleError, FileNotFoundError) as cause:
+        release = project.models.load(trusted_keys(project.settings.keys_path))
+    except (BundleError, FileNotFoundError) as cause:
         return _refused(project, version, str(cause))
     if release.manifest.model_version != version:
         return _refused(project, version, f"{release.manifest.model_version} is released instead")
@@ -115,10 +117,10 @@ def plays_as_evaluated(
 
 def _refused(project: Project, version: str, reason: str) -> dg.AssetCheckResult:
     """Take a release back; again and again comes to the same."""
-    from drl_core.release import store
+    from drl_core.release.signing_keys import signing_key, trusted_keys
 
     keys = project.settings.keys_path
-    now = project.models.take_back(version, store.trusted_keys(keys), store.signing_key(keys))
+    now = project.models.take_back(version, trusted_keys(keys), signing_key(keys))
     serves = f"{now.model_version} is released" if now else "there was none before: none is"
     return dg.AssetCheckResult(
         passed=False,

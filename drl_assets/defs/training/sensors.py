@@ -8,7 +8,7 @@ from drl_assets.defs import jobs
 from drl_assets.defs.experiences.selection import new_labelled_rows
 from drl_assets.defs.resources import Project
 from drl_assets.defs.telemetry.sensors import running
-from drl_core.release.store import Manifest
+from drl_core.release.manifest import Manifest
 
 MAX_RETRIES = 3
 

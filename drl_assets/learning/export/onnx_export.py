@@ -24,7 +24,9 @@ from drl_assets.learning.learners.networks import QFunction
 from drl_core.files import write_atomically
 from drl_core.policy import features
 from drl_core.release import graph_check
-from drl_core.release.store import INPUTS, OUTPUTS, BundleError, Golden, Release
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import INPUTS, OUTPUTS, Golden
+from drl_core.release.store import Release
 
 OPSET = 18
 

@@ -11,7 +11,8 @@ from drl_assets.learning.learners import checkpoint as checkpoints
 from drl_assets.learning.learners.checkpoint import Checkpoint, CheckpointError
 from drl_core.policy.actions import ACTION_COUNT
 from drl_core.policy.features import FEATURE_COUNT, FEATURES_VERSION
-from drl_core.release.store import Manifest, ModelStore
+from drl_core.release.manifest import Manifest
+from drl_core.release.store import ModelStore
 
 DETAILS = ("cost_curve", "containment_over_time", "calibration", "held_out_sessions", "per_source")
 """Parts of an evaluation that stay beside the checkpoint: a service reads the manifest often."""

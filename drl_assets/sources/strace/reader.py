@@ -30,8 +30,7 @@ from drl_assets.sources.records import (
 from drl_assets.sources.strace.counters import Tracker
 from drl_assets.sources.strace.parser import MAX_LINE_BYTES, Line, parse_line
 from drl_assets.sources.strace.window import Window
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import DeadLetter, Stage
+from drl_core.telemetry.event import DeadLetter, Stage, validate_event
 
 DEFAULT_WINDOW_S = 1.0
 MAX_SILENCE_S = 3600.0
@@ -193,7 +192,7 @@ class _Episode:
         fields |= {"cpu_usage": cpu, "memory_usage": memory}
         if self._tracker.program and self._step == 0:
             fields["process"] = {"name": self._tracker.program}
-        yield telemetry.validate(fields)
+        yield validate_event(fields)
         self._calls += self._window.syscalls
         self._step += 1
         self._window = Window()

@@ -23,8 +23,7 @@ import psutil
 
 from drl_assets.sources.strace import reader
 from drl_core.files import write_atomically
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import DeadLetter, Event, Stage
+from drl_core.telemetry.event import DeadLetter, Event, Stage, encode_lines, validate_event
 
 DEFAULT_WINDOW_S = 0.5
 _SAMPLES_PER_WINDOW = 3
@@ -113,7 +112,7 @@ def record(
         "severity": label.severity if label else None,
         "attack_type": label.attack_type if label else None,
     }
-    telemetry.validate({"step": 0, "sandbox_id": sandbox_id, **fields})  # before anything runs
+    validate_event({"step": 0, "sandbox_id": sandbox_id, **fields})  # before anything runs
     with tempfile.TemporaryDirectory(prefix="drl-record-") as folder:
         log = Path(folder) / "recording.strace"
         ended, status = _trace(command, log, window_s, timeout_s, cwd, env, quiet)
@@ -140,7 +139,7 @@ def write_events(out: Path, events: Sequence[Event]) -> None:
     Raises:
         OSError: the file cannot be written; nothing half-written stays.
     """
-    lines = telemetry.encode_lines(events)
+    lines = encode_lines(events)
     write_atomically(out, gzip.compress(lines, mtime=0) if out.suffix == ".gz" else lines)
 
 

@@ -6,7 +6,9 @@ from uuid import UUID
 
 import msgspec
 
-from drl_core.release.store import BundleError, Manifest, trusted_keys
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import Manifest
+from drl_core.release.signing_keys import trusted_keys
 from drl_core.storage.database import DatabaseUnavailable
 from drl_serving.decisions.schemas import (
     DecisionPage,

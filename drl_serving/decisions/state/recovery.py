@@ -19,8 +19,7 @@ import numpy as np
 from drl_core.policy import features
 from drl_core.policy.features import FEATURES_VERSION, fold, window
 from drl_core.settings import Settings, load
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import Event
+from drl_core.telemetry.event import Event, parse_lines
 from drl_core.telemetry.landing import LandingError, LandingZone
 from drl_serving.decisions.engine.step_order import episode_key
 from drl_serving.decisions.state.episode_store import Episode, EpisodeKey, EpisodeStore
@@ -85,7 +84,7 @@ def _events(landing: Path, since_ns: int) -> Iterator[Event]:
             content = (landing / "segments" / name).read_bytes()
         except FileNotFoundError:  # sealed meanwhile
             continue
-        yield from telemetry.parse_lines(content, name)[0]
+        yield from parse_lines(content, name)[0]
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from google.protobuf.json_format import ParseDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from drl_core.policy.features import Array
-from drl_core.release.store import OUTPUTS
+from drl_core.release.manifest import OUTPUTS
 from drl_serving.access.principal import Principal
 from drl_serving.http.problems import Problem, as_problem
 from drl_serving.observability.metrics import Metrics

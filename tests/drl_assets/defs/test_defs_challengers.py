@@ -22,7 +22,8 @@ from drl_assets.learning.export import onnx_export, release
 from drl_assets.learning.learners.checkpoint import Checkpoint
 from drl_assets.learning.learners.networks import QFunction
 from drl_core.policy.actions import Action
-from drl_core.release.store import Manifest, ModelStore
+from drl_core.release.manifest import Manifest
+from drl_core.release.store import ModelStore
 from drl_core.telemetry.event import Event
 
 EPISODES, STEPS = 200, 6

@@ -25,7 +25,7 @@ from asset_graph import (
 from drl_assets.definitions import defs
 from drl_assets.learning.learners import checkpoint
 from drl_assets.tables import transforms
-from drl_core.release import store
+from drl_core.release.signing_keys import trusted_keys
 from drl_core.telemetry.event import Event
 
 EPISODES, STEPS = 60, 8
@@ -158,7 +158,7 @@ def test_every_asset_says_whose_it_is_and_what_it_is() -> None:
 
 def test_a_release_names_its_lineage(history: History) -> None:
     project = history.graph.project
-    trusted = store.trusted_keys(project.settings.keys_path)
+    trusted = trusted_keys(project.settings.keys_path)
     first, second = (
         project.models.load(trusted, path).manifest for path in project.models.releases()
     )
@@ -182,7 +182,7 @@ def test_patterns_of_each_release_are_in_postgresql(history: History) -> None:
         )
     counts = [checks_of(run)["pattern_count"].metadata["stored"].value for run in history.trainings]
     releases = project.models.releases()
-    trusted = store.trusted_keys(project.settings.keys_path)
+    trusted = trusted_keys(project.settings.keys_path)
     versions = [project.models.load(trusted, path).manifest.model_version for path in releases]
     assert sum(counts) > 0
     assert stored == {v: n for v, n in zip(versions, counts, strict=True) if n}

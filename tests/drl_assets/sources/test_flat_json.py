@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from drl_assets import sources
 from drl_assets.sources import Item, NoEvidence
 from drl_assets.sources.flat_json import _Splitter
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import MAX_RECORD_BYTES, DeadLetter, Event, Stage
+from drl_core.telemetry.event import MAX_RECORD_BYTES, DeadLetter, Event, Stage, validate_event
 
 Write = Callable[..., Path]
 
@@ -60,7 +59,7 @@ def test_the_reports_flat_json_is_read_in_every_form(write: Write, form: str, su
     assert not dead
     assert not none
     assert [e.step for e in events] == ([0] if form == "one indented object" else [0, 1])
-    assert events[0] == telemetry.validate(REPORT)
+    assert events[0] == validate_event(REPORT)
 
 
 BAD: dict[str, tuple[bytes, str]] = {

@@ -11,8 +11,7 @@ import pytest
 
 from drl_assets.sources.strace import recorder
 from drl_assets.sources.strace.recorder import Label, RecordingError, record
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import Event, Stage, TelemetryError
+from drl_core.telemetry.event import Event, Stage, TelemetryError, parse_lines
 
 needs_strace = pytest.mark.skipif(
     shutil.which("strace") is None, reason="strace is not installed (apt-get install strace)"
@@ -21,9 +20,7 @@ needs_strace = pytest.mark.skipif(
 
 def read(path: Path) -> list[Event]:
     content = path.read_bytes()
-    events, dead = telemetry.parse_lines(
-        gzip.decompress(content) if path.suffix == ".gz" else content
-    )
+    events, dead = parse_lines(gzip.decompress(content) if path.suffix == ".gz" else content)
     assert dead == []
     return events
 

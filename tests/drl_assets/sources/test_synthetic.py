@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from drl_assets import sources
 from drl_assets.sources.synthetic import create_sample_telemetry_file, generate_events
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import SIGNALS, Event
+from drl_core.telemetry.event import SIGNALS, Event, encode_event, parse_event
 
 
 @pytest.mark.parametrize("name", ["sample.json", "sample.jsonl"])
@@ -44,7 +43,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(tmp_path: Pat
 def test_every_event_is_valid(episodes: int, steps: int, seed: int, share: float) -> None:
     events = list(generate_events(episodes, steps, seed=seed, malicious_share=share))
     assert len(events) == episodes * steps
-    assert [telemetry.parse(telemetry.encode(event)) for event in events] == events
+    assert [parse_event(encode_event(event)) for event in events] == events
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drl_assets.tables.episode_progress import EpisodeProgress, load, save
-from drl_core.telemetry.event import TelemetryError, parse
+from drl_core.telemetry.event import TelemetryError, parse_event
 
 Batches = dict[str, tuple[set[int], list[float]]]
 
@@ -88,4 +88,4 @@ def test_twenty_thousand_episodes_go_through_one_batch(postgres_url: str) -> Non
 
 def test_an_identity_that_no_database_keeps_is_refused_when_it_is_parsed() -> None:
     with pytest.raises(TelemetryError, match="episode_id"):
-        parse(b'{"episode_id": "a\\u0000b", "step": 1}')
+        parse_event(b'{"episode_id": "a\\u0000b", "step": 1}')

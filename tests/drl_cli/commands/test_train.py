@@ -18,7 +18,7 @@ from drl_assets.learning.learners.networks import seeded_network
 from drl_assets.sources.synthetic import generate_events
 from drl_assets.tables.transforms import experiences_of
 from drl_cli.main import app
-from drl_core.release import store
+from drl_core.release.signing_keys import signing_key
 from drl_core.telemetry.event import Event
 from tests.drl_assets.learning.small import saved
 
@@ -34,7 +34,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     rule = {"threshold_rule": baselines._threshold_rule(baselines._watched(rows))}
     made = dataclasses.replace(saved(seeded_network([8], 0), {}), preset="report", baselines=rule)
-    release.publish(made, folder, store.signing_key(folder / "keys"), evaluation={})
+    release.publish(made, folder, signing_key(folder / "keys"), evaluation={})
     return folder
 
 

@@ -7,8 +7,9 @@ import pytest
 from test_store import ABOUT, KEY, MODEL, TRUSTED, named
 
 from drl_core.release import signing_keys
-from drl_core.release import store as bundle
-from drl_core.release.store import BundleError, ModelStore
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import Manifest
+from drl_core.release.store import ModelStore
 
 
 @pytest.fixture
@@ -111,4 +112,4 @@ def test_pruning_a_store_that_cannot_be_read_removes_nothing(store: ModelStore) 
 def test_an_older_manifest_without_the_field_is_not_staged() -> None:
     raw = msgspec.json.decode(msgspec.json.encode(ABOUT))
     del raw["staged"]
-    assert not msgspec.convert(raw, bundle.Manifest).staged
+    assert not msgspec.convert(raw, Manifest).staged

@@ -11,8 +11,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drl_core.release import store as bundle
-from drl_core.release.store import BundleError, Golden, Manifest, ModelStore, Release
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import (
+    MAX_BLOB_BYTES,
+    Golden,
+    Manifest,
+    sign_manifest,
+    verify_manifest,
+)
+from drl_core.release.signing_keys import key_id, signing_key, trusted_keys
+from drl_core.release.store import ModelStore, Release
 
 ABOUT = Manifest(
     model_version="v1",
@@ -45,7 +53,7 @@ ABOUT = Manifest(
     golden=Golden(windows=[], carry=[], q_values=[]),
 )
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-TRUSTED = {bundle.key_id(KEY.public_key()): KEY.public_key()}
+TRUSTED = {key_id(KEY.public_key()): KEY.public_key()}
 FOREIGN = Ed25519PrivateKey.from_private_bytes(bytes(32))
 MODEL = b"model bytes of version one"
 Tamper = Callable[[Path], object]
@@ -69,7 +77,7 @@ def refusal(store: ModelStore, after_sequence: int = 0) -> str:
 
 
 def forge(manifest: Manifest, key: Ed25519PrivateKey = KEY) -> bytes:
-    return bundle.sign(manifest, key)
+    return sign_manifest(manifest, key)
 
 
 def test_a_published_model_is_read_back(store: ModelStore) -> None:
@@ -85,13 +93,13 @@ def test_a_published_model_is_read_back(store: ModelStore) -> None:
 @pytest.mark.property(35)
 def test_a_release_with_any_one_byte_changed_is_refused() -> None:
     content = forge(msgspec.structs.replace(ABOUT, blob="blobs/x.onnx"))
-    assert bundle.verify(content, TRUSTED)
+    assert verify_manifest(content, TRUSTED)
     for place in range(len(content)):
         for flip in (0x01, 0x20, 0x80):
             changed = bytearray(content)
             changed[place] ^= flip
             with pytest.raises(BundleError):
-                bundle.verify(bytes(changed), TRUSTED)
+                verify_manifest(bytes(changed), TRUSTED)
 
 
 @pytest.mark.property(35)
@@ -118,7 +126,7 @@ def test_a_model_with_any_one_byte_changed_is_refused(
 @given(raw=st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_arbitrary_bytes_are_no_release(raw: bytes) -> None:
     with pytest.raises(BundleError, match="format"):
-        bundle.verify(raw, TRUSTED)
+        verify_manifest(raw, TRUSTED)
 
 
 def _envelope(store: ModelStore) -> dict[str, object]:
@@ -185,7 +193,7 @@ def test_a_release_not_signed_by_a_trusted_key_is_refused(
         ({"blob": "/etc/passwd"}, "blob_path"),
         ({"blob": f"blobs/{'1' * 64}.onnx"}, "blob_path"),
         ({"sha256": "1" * 64, "blob": f"blobs/{'1' * 64}.onnx"}, "blob_missing"),
-        ({"size_bytes": bundle.MAX_BLOB_BYTES + 1}, "blob_size"),
+        ({"size_bytes": MAX_BLOB_BYTES + 1}, "blob_size"),
         ({"features_version": 2}, "features_version"),
         ({"input_dim": 31}, "contract"),
         ({"output_dim": 4}, "contract"),
@@ -292,13 +300,13 @@ def test_another_model_than_the_one_that_turned_out_wrong_stays(store: ModelStor
 
 
 def test_a_signing_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
-    first, second = bundle.signing_key(tmp_path), bundle.signing_key(tmp_path)
+    first, second = signing_key(tmp_path), signing_key(tmp_path)
     assert first.private_bytes_raw() == second.private_bytes_raw()
     assert (tmp_path / "signing.pem").stat().st_mode & 0o777 == 0o600
-    assert list(bundle.trusted_keys(tmp_path)) == [bundle.key_id(first.public_key())]
+    assert list(trusted_keys(tmp_path)) == [key_id(first.public_key())]
     (tmp_path / "trusted" / "x.pub").write_text("rubbish")
     with pytest.raises(BundleError, match=r"trusted_key.*x\.pub"):
-        bundle.trusted_keys(tmp_path)
+        trusted_keys(tmp_path)
 
 
 PUBLISHER = """

@@ -8,8 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import MAX_RECORD_BYTES, SIGNALS, Event, TelemetryError
+from drl_core.telemetry.event import (
+    MAX_RECORD_BYTES,
+    SIGNALS,
+    Event,
+    Process,
+    TelemetryError,
+    encode_event,
+    encode_lines,
+    parse_event,
+    parse_lines,
+    sanitize,
+    validate_event,
+)
 from tests import strategies
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -25,18 +36,18 @@ FIELDS = [*Event.__struct_fields__, "unknown"]
 @settings(max_examples=100, deadline=None)
 @given(event=strategies.events())
 def test_any_event_survives_json_and_messagepack(event: Event) -> None:
-    assert telemetry.parse(telemetry.encode(event)) == event
+    assert parse_event(encode_event(event)) == event
     packed = msgspec.msgpack.encode(event)
     assert msgspec.msgpack.decode(packed, type=Event) == event
     again = msgspec.msgpack.decode(packed, type=Event)
-    assert telemetry.parse(telemetry.encode(again)) == event
+    assert parse_event(encode_event(again)) == event
 
 
 @pytest.mark.property(2)
 @settings(max_examples=100, deadline=None)
 @given(events=st.lists(strategies.events(), max_size=3))
 def test_lines_hold_the_same_events_in_the_same_order(events: list[Event]) -> None:
-    assert telemetry.parse_lines(telemetry.encode_lines(events)) == (events, [])
+    assert parse_lines(encode_lines(events)) == (events, [])
 
 
 @pytest.mark.property(3)
@@ -44,10 +55,10 @@ def test_lines_hold_the_same_events_in_the_same_order(events: list[Event]) -> No
 @given(raw=st.binary(max_size=200))
 def test_no_bytes_crash_the_parser(raw: bytes) -> None:
     with pytest.raises(TelemetryError) as refused:
-        telemetry.parse(raw, 7)
+        parse_event(raw, 7)
     assert refused.value.field
     assert refused.value.record == 7
-    events, dead = telemetry.parse_lines(raw, "file")
+    events, dead = parse_lines(raw, "file")
     assert events == []
     assert len(dead) == sum(bool(line.strip()) for line in raw.splitlines())
     assert all(letter.field and letter.reason for letter in dead)
@@ -64,11 +75,11 @@ def test_any_json_object_is_an_event_or_an_error_that_names_a_field_of_it(
 ) -> None:
     body = ({"episode_id": 1, "step": 0} if whole else {}) | fields
     raw = json.dumps(body).encode()
-    events, dead = telemetry.parse_lines(raw)
+    events, dead = parse_lines(raw)
     for letter in dead:
         assert letter.field.split(".")[0].split("[")[0] in FIELDS
     for event in events:
-        assert telemetry.parse(telemetry.encode(event)) == event
+        assert parse_event(encode_event(event)) == event
     assert len(events) + len(dead) == 1
 
 
@@ -112,7 +123,7 @@ def test_any_json_object_is_an_event_or_an_error_that_names_a_field_of_it(
 def test_a_wrong_value_is_refused_by_its_field(change: dict[str, Any], field: str) -> None:
     raw = json.dumps({"episode_id": "e", "step": 0} | change).encode()
     with pytest.raises(TelemetryError) as refused:
-        telemetry.parse(raw, 3)
+        parse_event(raw, 3)
     assert refused.value.field.startswith(field)
     assert str(refused.value).startswith("record 3: ")
 
@@ -120,11 +131,11 @@ def test_a_wrong_value_is_refused_by_its_field(change: dict[str, Any], field: st
 @pytest.mark.property(3)
 def test_a_bad_line_stops_no_other_and_keeps_its_number() -> None:
     good = [Event(episode_id="e", step=n) for n in range(3)]
-    lines = [telemetry.encode(e) for e in good]
+    lines = [encode_event(e) for e in good]
     nested = b'{"episode_id":"e","step":0,"extra":' + b"[" * 100_000
     oversized = b'{"episode_id":"e","step":0,"x":"' + b"x" * MAX_RECORD_BYTES + b'"}'
     block = b"\n".join([lines[0], b"rubbish", lines[1], nested, b"", oversized, lines[2]])
-    events, dead = telemetry.parse_lines(block, "f", first_record=10)
+    events, dead = parse_lines(block, "f", first_record=10)
     assert events == good
     assert [letter.record for letter in dead] == [11, 13, 15]
     assert "at most" in dead[-1].reason
@@ -133,24 +144,24 @@ def test_a_bad_line_stops_no_other_and_keeps_its_number() -> None:
 
 @pytest.mark.property(3)
 def test_a_mapping_is_held_to_the_same_rules() -> None:
-    assert telemetry.validate({"episode_id": 5, "step": 0}).key == ("default", "5", 0)
+    assert validate_event({"episode_id": 5, "step": 0}).key == ("default", "5", 0)
     with pytest.raises(TelemetryError, match="window_s"):
-        telemetry.validate({"episode_id": 5, "step": 0, "window_s": float("nan")})
+        validate_event({"episode_id": 5, "step": 0, "window_s": float("nan")})
 
 
 @pytest.mark.property(11)
 def test_a_missing_field_takes_its_default_and_a_missing_signal_is_null() -> None:
-    event = telemetry.parse(b'{"episode_id":1,"step":2}')
+    event = parse_event(b'{"episode_id":1,"step":2}')
     assert (event.sandbox_id, event.stage.value, event.window_s) == ("default", "positive", 1.0)
     assert [getattr(event, name) for name in SIGNALS] == [None] * 12
-    assert telemetry.parse(b'{"episode_id":1,"step":2,"syscall_count":null}') == event
+    assert parse_event(b'{"episode_id":1,"step":2,"syscall_count":null}') == event
 
 
 @settings(max_examples=100, deadline=None)
 @given(event=strategies.events())
 def test_sanitising_twice_is_sanitising_once(event: Event) -> None:
-    once = telemetry.sanitize(event)
-    assert telemetry.sanitize(once) == once
+    once = sanitize(event)
+    assert sanitize(once) == once
 
 
 @pytest.mark.parametrize(
@@ -165,6 +176,6 @@ def test_sanitising_twice_is_sanitising_once(event: Event) -> None:
     ],
 )
 def test_user_and_host_names_leave_the_process(path: str, clean: str) -> None:
-    process = telemetry.Process(name=path, image_path=path, pid=1)
-    event = telemetry.sanitize(Event(episode_id="e", step=0, process=process))
-    assert event.process == telemetry.Process(name=clean, image_path=clean, pid=1)
+    process = Process(name=path, image_path=path, pid=1)
+    event = sanitize(Event(episode_id="e", step=0, process=process))
+    assert event.process == Process(name=clean, image_path=clean, pid=1)

@@ -161,12 +161,12 @@ def letter(n: int) -> DeadLetter:
 @pytest.mark.property(3)
 def test_a_dead_letter_that_was_cut_off_hides_no_other(tmp_path: Path) -> None:
     zone = LandingZone(tmp_path)
-    zone.bury([])
+    zone.write_dead_letters([])
     assert zone.dead_letters() == []
-    zone.bury([letter(0), letter(1)])
+    zone.write_dead_letters([letter(0), letter(1)])
     (path,) = (tmp_path / "dead_letters").iterdir()
     path.write_bytes(path.read_bytes()[:-100])
-    zone.bury([letter(2)])
+    zone.write_dead_letters([letter(2)])
     first, cut, last = zone.dead_letters()
     assert (first, last) == (letter(0), letter(2))
     assert (cut.field, cut.record) == ("$", 1)
@@ -187,7 +187,7 @@ letter = DeadLetter(source="s", record=1, field="step", reason="bad", payload="x
 for attempt in (
     lambda: zone.land([Event(episode_id="e", step=n) for n in range(1, 50)]),
     lambda: zone.seal(),
-    lambda: zone.bury([letter]),
+    lambda: zone.write_dead_letters([letter]),
 ):
     try:
         attempt()

@@ -11,7 +11,7 @@ import pytest
 
 from drl_assets.learning.export.onnx_export import export, golden
 from drl_assets.learning.learners.networks import seeded_network
-from drl_core.release.store import signing_key
+from drl_core.release.signing_keys import signing_key
 from drl_core.storage.encryption import Keyring
 from drl_core.storage.patterns import AttackPattern, upsert
 from drl_serving.access.api_keys import KeyFile

@@ -16,9 +16,9 @@ from litestar.testing import TestClient
 
 from drl_core.policy import features
 from drl_core.policy.actions import Action
-from drl_core.release.store import signing_key
+from drl_core.release.signing_keys import signing_key
 from drl_core.settings import Serving, Settings
-from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import validate_event
 from drl_serving.app import Service
 from drl_serving.decisions.engine.action_selection import in_share
 from drl_serving.decisions.state.episode_store import EpisodeKey, database_key
@@ -187,7 +187,7 @@ def test_a_carry_of_the_caller_gives_the_decisions_of_the_service(
     rows = []
     for sent, expected in zip(events, kept, strict=True):
         body = {"event": sent} if carry is None else {"event": sent, "carry": carry}
-        window = features.window(telemetry.validate(sent))
+        window = features.window(validate_event(sent))
         rows.append(np.concatenate((window, np.zeros(14) if carry is None else carry)))
         (answer,) = plain.post("/v1/decisions/carried", json=body).json()
         assert answer["decision"]["action"] == expected["action"]

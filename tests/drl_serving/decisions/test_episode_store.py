@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from drl_core.policy import features
 from drl_core.settings import Settings
-from drl_core.telemetry import event as telemetry
+from drl_core.telemetry.event import validate_event
 from drl_core.telemetry.landing import LandingZone
 from drl_serving.decisions.state.episode_store import Episode, EpisodeStore, database_key
 from drl_serving.decisions.state.recovery import restore
@@ -162,7 +162,7 @@ def test_restored_is_what_the_fold_gives_up_to_the_first_gap(
         home = Path(folder)
         configured = Settings(home=folder)
         zone = LandingZone(configured.landing_path)
-        events = [telemetry.validate(event(n, cpu_usage=n * 9.0)) for n in range(8)]
+        events = [validate_event(event(n, cpu_usage=n * 9.0)) for n in range(8)]
         for place, step in enumerate(order):
             if step != lost:
                 zone.land([events[step]])

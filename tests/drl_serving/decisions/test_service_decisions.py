@@ -19,8 +19,7 @@ from onnx import TensorProto, helper
 from drl_core.policy import features
 from drl_core.policy.actions import ACTION_COUNT, CONTAINING, Action, allowed
 from drl_core.settings import Serving, Settings
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import SIGNALS, Event
+from drl_core.telemetry.event import SIGNALS, Event, validate_event
 from drl_serving.app import create_app
 from drl_serving.decisions.engine import stateless
 from drl_serving.decisions.engine.action_selection import Rules, choose
@@ -175,9 +174,7 @@ def follow_the_fold(
             for _ in range(steps):
                 step = len(history[name])
                 fields = {"cpu_usage": step * 7 % 100, "bytes_sent": step * 1e3 or None}
-                history[name].append(
-                    telemetry.validate({"episode_id": name, "step": step, **fields})
-                )
+                history[name].append(validate_event({"episode_id": name, "step": step, **fields}))
                 events.append(history[name][-1])
         decided = service.decide(events, models)
         for one, answer in zip(events, decided.answers, strict=True):
@@ -339,7 +336,7 @@ def model(publisher: Any) -> ServedModel:
 def test_the_served_graph_and_the_fold_agree(
     model: ServedModel, episode: list[dict[str, Any]]
 ) -> None:
-    events = [telemetry.validate({"episode_id": 1, "step": n, **f}) for n, f in enumerate(episode)]
+    events = [validate_event({"episode_id": 1, "step": n, **f}) for n, f in enumerate(episode)]
     rows = np.stack([features.window(e) for e in events])
     first = np.arange(len(rows)) == 0
     expected, carry_after = features.fold(rows, first)

@@ -14,7 +14,9 @@ from drl_assets.learning.export.onnx_export import export, golden
 from drl_assets.learning.learners.networks import PosteriorQNetwork
 from drl_core.policy.features import CARRY_WIDTH, WINDOW_WIDTH
 from drl_core.release import graph_check
-from drl_core.release.store import BundleError, Golden, Manifest, Release
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import Golden, Manifest
+from drl_core.release.store import Release
 from drl_serving.models.onnx_model import ServedModel
 
 

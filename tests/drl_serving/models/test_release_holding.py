@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from drl_core.release import signing_keys
-from drl_core.release.store import BundleError
+from drl_core.release.errors import BundleError
 from drl_core.settings import Settings
 from drl_serving.models.holder import ModelHolder
 from drl_serving.observability.metrics import Metrics

@@ -23,7 +23,9 @@ from litestar import Litestar
 from litestar.testing import TestClient
 from onnx import TensorProto, helper
 
-from drl_core.release.store import BundleError, Golden, sign, signing_key, trusted_keys
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import Golden, sign_manifest
+from drl_core.release.signing_keys import signing_key, trusted_keys
 from drl_core.settings import Serving, Settings, SettingsError
 from drl_serving.access.service import require_credentials
 from drl_serving.app import create_app
@@ -176,7 +178,7 @@ def path_outside_the_store(publisher: Any) -> None:
     manifest = publisher.publish("bad", 1.0)
     away = msgspec.structs.replace(manifest, blob="../../etc/passwd")
     key = signing_key(publisher.settings.keys_path)
-    publisher.store.current_path.write_bytes(sign(away, key))
+    publisher.store.current_path.write_bytes(sign_manifest(away, key))
 
 
 def same_number_again(publisher: Any) -> None:
@@ -184,13 +186,15 @@ def same_number_again(publisher: Any) -> None:
     released = publisher.publish("bad", 1.0)
     again = msgspec.structs.replace(released, sequence=1)
     key = signing_key(publisher.settings.keys_path)
-    publisher.store.current_path.write_bytes(sign(again, key))
+    publisher.store.current_path.write_bytes(sign_manifest(again, key))
 
 
 def unknown_features(publisher: Any) -> None:
     signed = publisher.publish("bad")
     other = msgspec.structs.replace(signed, features_version=2)
-    publisher.store.current_path.write_bytes(sign(other, signing_key(publisher.settings.keys_path)))
+    publisher.store.current_path.write_bytes(
+        sign_manifest(other, signing_key(publisher.settings.keys_path))
+    )
 
 
 def wrong_golden(publisher: Any) -> None:
@@ -311,7 +315,8 @@ def test_a_key_that_becomes_trusted_makes_its_release_served(publisher: Any) -> 
 
 PUBLISH_FOREVER = """
 import pathlib, sys
-from drl_core.release.store import ModelStore, signing_key, trusted_keys
+from drl_core.release.signing_keys import signing_key, trusted_keys
+from drl_core.release.store import ModelStore
 store, keys = ModelStore(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[2])
 release = store.load(trusted_keys(keys))
 key = signing_key(keys)

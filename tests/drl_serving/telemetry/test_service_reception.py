@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from litestar import Litestar
 from litestar.testing import TestClient
 
-from drl_core.telemetry import event as telemetry
 from drl_core.telemetry import protobuf
-from drl_core.telemetry.event import Event
+from drl_core.telemetry.event import Event, encode_lines, parse_lines, sanitize
 from drl_core.telemetry.landing import LandingZone
 from tests import strategies
 
@@ -24,7 +23,7 @@ def on_disk(root: Path) -> list[Event]:
     """Every event in the segments that wait, as another process would read them now."""
     names = LandingZone(root).waiting()
     lines = [(root / "segments" / name).read_bytes() for name in names]
-    return [e for block in lines for e in telemetry.parse_lines(block)[0]]
+    return [e for block in lines for e in parse_lines(block)[0]]
 
 
 @pytest.mark.property(1)
@@ -55,7 +54,7 @@ def test_protocol_buffers_reach_the_next_batch_unchanged(
     batch = zone.seal()
     assert batch is not None
     read = [e for part in zone.read(batch.key) for e in part]
-    assert read == [telemetry.sanitize(event) for event in events]
+    assert read == [sanitize(event) for event in events]
     torn = client.post("/v1/telemetry", content=b"\xff" + body, headers=kind)
     assert torn.status_code == 422
     assert "drl.telemetry.Events" in torn.json()["refusals"][0]["reason"]
@@ -70,7 +69,7 @@ def test_protocol_buffers_reach_the_next_batch_unchanged(
 def test_any_accepted_events_reach_the_next_batch_unchanged(
     client: TestClient[Litestar], publisher: Any, events: list[Event]
 ) -> None:
-    body = telemetry.encode_lines(events)
+    body = encode_lines(events)
     kind = {"Content-Type": "application/x-ndjson"}
     answer = client.post("/v1/telemetry", content=body, headers=kind)
     assert answer.status_code == 202, json.dumps(answer.json())
@@ -78,4 +77,4 @@ def test_any_accepted_events_reach_the_next_batch_unchanged(
     batch = zone.seal()
     assert batch is not None
     read = [e for part in zone.read(batch.key) for e in part]
-    assert read == [telemetry.sanitize(event) for event in events]
+    assert read == [sanitize(event) for event in events]

@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import MAX_RECORD_BYTES, Event, TelemetryError
+from drl_core.telemetry.event import (
+    MAX_RECORD_BYTES,
+    Event,
+    TelemetryError,
+    encode_event,
+    encode_lines,
+)
 from drl_core.telemetry.landing import LandingError, LandingZone
 from drl_serving.http.request_body import JSON, Limits
 from drl_serving.storage.group_commit import Full
@@ -20,7 +25,7 @@ BUFFER = 10_000
 
 
 def lines(first: int, count: int, episode: str = "e") -> bytes:
-    return telemetry.encode_lines(
+    return encode_lines(
         Event(episode_id=episode, step=first + n, syscall_count=1.0) for n in range(count)
     )
 
@@ -60,7 +65,7 @@ def test_while_the_disk_stalls_ten_thousand_wait_and_the_rest_are_told_to(
         refused = 0
         for step in range(20):
             with pytest.raises(Full) as told:
-                await service.ingest(telemetry.encode(Event(episode_id="late", step=step)), JSON)
+                await service.ingest(encode_event(Event(episode_id="late", step=step)), JSON)
             assert told.value.retry_after_s >= 1
             refused += 1
         assert service.waiting == BUFFER  # a refusal holds nothing

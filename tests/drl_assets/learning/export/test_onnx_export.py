@@ -21,10 +21,11 @@ from drl_assets.learning.export import onnx_export, release
 from drl_assets.learning.learners.networks import PosteriorQNetwork, QNetwork, seeded_network
 from drl_assets.tables import transforms
 from drl_core.policy import features
-from drl_core.release import store as bundle
-from drl_core.release.store import INPUTS, OUTPUTS, BundleError, ModelStore
-from drl_core.telemetry import event as telemetry
-from drl_core.telemetry.event import Event
+from drl_core.release.errors import BundleError
+from drl_core.release.manifest import INPUTS, OUTPUTS
+from drl_core.release.signing_keys import key_id
+from drl_core.release.store import ModelStore
+from drl_core.telemetry.event import Event, parse_lines
 from tests import strategies
 from tests.drl_assets.learning.small import randomised, saved
 
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[4]
 REAL = Path(os.environ.get("DRL_REAL_DATA", ROOT.parent / "shared" / "data"))
 RECORDED = ROOT / "samples" / "recorded"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-TRUSTED = {bundle.key_id(KEY.public_key()): KEY.public_key()}
+TRUSTED = {key_id(KEY.public_key()): KEY.public_key()}
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def test_they_agree_on_every_recorded_event(session: onnxruntime.InferenceSessio
     files = sorted(RECORDED.glob("*.jsonl.gz"))
     if not files:
         pytest.skip("no recorded sample")
-    parsed = [telemetry.parse_lines(gzip.decompress(path.read_bytes())) for path in files]
+    parsed = [parse_lines(gzip.decompress(path.read_bytes())) for path in files]
     assert agree(session, [events for events, _ in parsed]) > 1000
 
 
