@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from drl_cli.local.embedded_postgres import EmbeddedPostgres, temporary_database
 from drl_core.migrations import migrate
+from tests.postgres import FastPostgres, temporary_database
 
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a server of this test session, its database migrated; not for writing into."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), durable=False) as url:
+    with FastPostgres(tmp_path_factory.mktemp("postgres")) as url:
         migrate(url)
         yield url
 

@@ -6,13 +6,11 @@ with `--resume`. A key may be removed when neither the database nor the outbox n
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
-import psycopg
 import typer
 
-from drl_cli.local.embedded_postgres import DATABASE, USER
+from drl_cli.local.embedded_postgres import running_url
 from drl_cli.output import out, print_json, progress_bar
 from drl_core import settings
 from drl_core.settings import Settings
@@ -135,21 +133,9 @@ def _database(configured: Settings) -> Iterator[str]:
     """The configured database, else the embedded one: that of a running `drl up`, or started."""
     from drl_cli.local import up
 
-    running = None if configured.database_url else _embedded(configured.home_path / "postgres")
+    running = None if configured.database_url else running_url(configured.home_path / "postgres")
     if running is not None:
         yield running
         return
     with up.database(configured) as url:
         yield url
-
-
-def _embedded(folder: Path) -> str | None:
-    """The URL of the embedded server, where it runs."""
-    try:
-        port = (folder / "data/postmaster.pid").read_text().split("\n")[3]
-        password = (folder / "password").read_text()
-        url = f"postgresql://{USER}:{password}@127.0.0.1:{port}/{DATABASE}"
-        psycopg.connect(url, connect_timeout=2).close()
-    except (FileNotFoundError, IndexError, psycopg.OperationalError):
-        return None
-    return url

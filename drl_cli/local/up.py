@@ -6,6 +6,7 @@ pieces (`database`, `environment`, `processes`) together with steps of its own i
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,9 +21,9 @@ from pathlib import Path
 from types import FrameType
 
 import psutil
-from filelock import FileLock, Timeout
 
-from drl_cli.local.embedded_postgres import EmbeddedPostgres, sqlalchemy_url
+from drl_cli.local.embedded_postgres import EmbeddedPostgres
+from drl_cli.local.pid_lock import LockedByError, pid_lock
 from drl_cli.local.supervisor import UnknownProcess, commands, marked, send
 from drl_core.files import write_atomically
 from drl_core.migrations import migrate
@@ -109,21 +110,15 @@ def only_one(settings: Settings) -> Iterator[None]:
     """
     home = settings.home_path
     home.mkdir(parents=True, exist_ok=True)
-    holder = home / "up.pid"
-    lock = FileLock(home / "up.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        pid = holder.read_text() if holder.exists() else "unknown"
-        raise UpError(
-            f"drl up is already running on {home} (process {pid}): stop it, or set DRL_HOME"
-        ) from None
-    try:
-        holder.write_text(str(os.getpid()))
+    with ExitStack() as held:
+        try:
+            held.enter_context(pid_lock(home / "up.lock"))
+        except LockedByError as error:
+            raise UpError(
+                f"drl up is already running on {home} (process {error.pid}): stop it, or set "
+                "DRL_HOME"
+            ) from None
         yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
 
 
 @contextmanager
@@ -187,6 +182,11 @@ def environment(
         "DRL_PROJECT": str(root),
         "DAGSTER_HOME": str(dagster_home),
     }
+
+
+def sqlalchemy_url(url: str) -> str:
+    """The URL for SQLAlchemy with psycopg2, which dagster-postgres needs."""
+    return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+psycopg2://", url)
 
 
 def project_root(environ: Mapping[str, str] = os.environ) -> Path:

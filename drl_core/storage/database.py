@@ -1,10 +1,9 @@
-"""The way to PostgreSQL: one bounded, retrying connect, and one error for a database that is away.
+"""PostgreSQL connections: connect with exponential back-off, and a read-only connection pool.
 
-A URL goes in; a connection of psycopg 3, or `DatabaseUnavailable`, comes out. `ReadPool` is the
-service's: a few connections shared by what it reads, each answer within a bounded time.
+A URL goes in; a connection of psycopg 3, or `DatabaseUnavailable` after a bounded wait, comes out.
+`ReadPool` is the service's: a few connections, each query answered within a bounded time.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +12,13 @@ import psycopg
 from pgvector.psycopg import register_vector_async
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_before_delay,
+    wait_exponential,
+)
 
 CONNECT_WAIT_S = 10.0
 """How long a connection is tried before the database is called unavailable."""
@@ -29,35 +35,43 @@ def connect(
     wait_s: float = CONNECT_WAIT_S,
     waiting: Callable[[str], None] | None = None,
 ) -> psycopg.Connection[tuple[Any, ...]]:
-    """Connect, trying again with a growing pause while the server is away or starting.
+    """Connect; retry with exponential back-off while the server is away or starting.
 
     Args:
         url: `postgresql://...`.
         wait_s: seconds in all.
-        waiting: told the reason once, when the first attempt has failed.
+        waiting: called once, with the reason, when the first attempt has failed.
 
     Raises:
-        DatabaseUnavailable: no connection in that time, or a refusal that waiting does not mend.
+        DatabaseUnavailable: no connection in that time, or a refusal that waiting does not fix.
     """
-    deadline = time.monotonic() + wait_s
-    pause = 0.1
-    while True:
-        try:
-            return psycopg.connect(url, connect_timeout=max(2, min(10, int(wait_s))))
-        except psycopg.OperationalError as error:
-            reason = str(error).strip()
-            refused = "authentication failed" in reason or " does not exist" in reason
-            if refused or time.monotonic() + pause > deadline:
-                raise DatabaseUnavailable(f"no connection in {wait_s:g} s: {reason}") from None
-        if waiting is not None:
-            waiting(reason)
-            waiting = None
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
+    attempts = Retrying(
+        retry=retry_if_exception(_may_recover),
+        stop=stop_before_delay(wait_s),
+        wait=wait_exponential(multiplier=0.1, max=_LONGEST_PAUSE_S),
+        before_sleep=partial(_report_first_failure, waiting) if waiting else None,
+        reraise=True,
+    )
+    try:
+        return attempts(psycopg.connect, url, connect_timeout=max(2, min(10, int(wait_s))))
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"no connection in {wait_s:g} s: {str(error).strip()}") from None
+
+
+def _may_recover(error: BaseException) -> bool:
+    refused = ("authentication failed", " does not exist")
+    return isinstance(error, psycopg.OperationalError) and not any(
+        words in str(error) for words in refused
+    )
+
+
+def _report_first_failure(waiting: Callable[[str], None], state: RetryCallState) -> None:
+    if state.attempt_number == 1 and state.outcome is not None:
+        waiting(str(state.outcome.exception()).strip())
 
 
 class ReadPool:
-    """Connections for reading. Opening never fails: it connects on first use, and again later.
+    """A connection pool for queries. Opening never fails: it connects on first use, and reconnects.
 
     Args:
         url: `postgresql://...`, migrated.

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from drl_cli.local.embedded_postgres import temporary_database
 from drl_core.migrations import MigrationError, migrate
 from drl_core.storage.database import DatabaseUnavailable
+from tests.postgres import temporary_database
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
 OURS = [("attack_patterns",), ("decisions",), ("drl_schema_version",), ("episode_progress",)]

@@ -23,13 +23,13 @@ from drl_assets.learning.export import onnx_export
 from drl_assets.learning.learners.checkpoint import Checkpoint
 from drl_assets.learning.learners.networks import seeded_network
 from drl_assets.tables.store import Tables
-from drl_cli.local.embedded_postgres import EmbeddedPostgres
 from drl_core.migrations import migrate
 from drl_core.policy.actions import ACTION_COUNT, Action
 from drl_core.storage import patterns
 from drl_core.storage.database import DatabaseUnavailable
 from drl_core.storage.patterns import AttackPattern
 from drl_core.telemetry.event import Event
+from tests.postgres import FastPostgres
 
 Spoil = Callable[[pl.DataFrame], pl.DataFrame]
 
@@ -232,7 +232,7 @@ def test_a_graph_of_another_network_is_not_released(
 
 
 def test_a_database_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
-    server = EmbeddedPostgres(tmp_path / "postgres", durable=False)
+    server = FastPostgres(tmp_path / "postgres")
     url = server.start()
     try:
         migrate(url)
@@ -253,7 +253,7 @@ def server_that_comes(folder: Path, port: int, after_s: float) -> Iterator[None]
 
     def serve() -> None:  # a server lives as long as the thread that started it
         enough.wait(after_s)
-        with EmbeddedPostgres(folder, durable=False, port=port):
+        with FastPostgres(folder, port=port):
             enough.wait()
 
     thread = threading.Thread(target=serve)

@@ -8,12 +8,12 @@ import psycopg
 import pytest
 from typer.testing import CliRunner, Result
 
-from drl_cli.local.embedded_postgres import EmbeddedPostgres
 from drl_cli.main import app
 from drl_core.storage import patterns
 from drl_core.storage.encryption import Keyring
 from drl_core.storage.outbox import Outbox
 from drl_core.storage.patterns import AttackPattern
+from tests.postgres import FastPostgres
 
 
 def pattern(step: int) -> AttackPattern:
@@ -90,6 +90,6 @@ def test_the_embedded_database_is_found_running_or_not(
     monkeypatch.delenv("DRL_DATABASE_URL", raising=False)
     assert "0 patterns were sealed" in call("rotate-key").output, "started and migrated"
     keyring = Keyring(tmp_path / "keys")
-    with EmbeddedPostgres(tmp_path / "postgres", durable=False) as url:
+    with FastPostgres(tmp_path / "postgres") as url:
         patterns.upsert(url, [pattern(1)], keyring)
         assert "1 patterns were sealed" in call("rotate-key").output

@@ -15,7 +15,9 @@ import psutil
 import psycopg
 import pytest
 
-from drl_cli.local.embedded_postgres import EmbeddedPostgres, PostgresError, sqlalchemy_url
+from drl_cli.local.embedded_postgres import EmbeddedPostgres, PostgresError
+from drl_cli.local.up import sqlalchemy_url
+from tests.postgres import FastPostgres
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes user")
 
@@ -85,7 +87,7 @@ def test_data_survive_a_restart_and_nothing_runs_after_stop(folder: Path) -> Non
 
 
 def test_a_password_is_asked_for_and_known_to_its_owner_alone(folder: Path) -> None:
-    with EmbeddedPostgres(folder, durable=False) as url:
+    with FastPostgres(folder) as url:
         password = (folder / "password").read_text()
         assert stat.S_IMODE((folder / "password").stat().st_mode) == 0o600
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -95,7 +97,7 @@ def test_a_password_is_asked_for_and_known_to_its_owner_alone(folder: Path) -> N
 
 
 def test_it_listens_on_loopback_only_with_checksums_and_pgvector(folder: Path) -> None:
-    with EmbeddedPostgres(folder, durable=False) as url, psycopg.connect(url) as connection:
+    with FastPostgres(folder) as url, psycopg.connect(url) as connection:
         connection.execute("CREATE EXTENSION vector")
         shown = {
             name: connection.execute(f"SHOW {name}").fetchone()
@@ -141,18 +143,18 @@ def test_a_pid_file_whose_number_belongs_to_another_program_is_no_obstacle(folde
 
 def test_a_second_start_of_one_folder_names_the_process_that_holds_it(folder: Path) -> None:
     with (
-        EmbeddedPostgres(folder, durable=False),
+        FastPostgres(folder),
         pytest.raises(PostgresError, match=f"in use by process {os.getpid()}"),
     ):
-        EmbeddedPostgres(folder, durable=False, wait_s=0.2).start()
+        FastPostgres(folder, wait_s=0.2).start()
 
 
 def test_a_second_start_waits_for_the_first_to_stop(folder: Path) -> None:
-    first = EmbeddedPostgres(folder, durable=False)
+    first = FastPostgres(folder)
     write(first.start(), 1)
     stopper = threading.Timer(0.5, first.stop)
     stopper.start()
-    with EmbeddedPostgres(folder, durable=False) as url:
+    with FastPostgres(folder) as url:
         assert read(url) == [1]
     stopper.join()
 
@@ -161,13 +163,13 @@ def test_an_initdb_that_was_killed_leaves_nothing_that_counts(folder: Path) -> N
     half = folder / "new-killed"
     half.mkdir(parents=True)
     (half / "PG_VERSION").write_text("18")
-    with EmbeddedPostgres(folder, durable=False) as url:
+    with FastPostgres(folder) as url:
         write(url, 1)
     assert not half.exists()
 
 
 def test_a_lost_password_is_said_at_once(folder: Path) -> None:
-    with EmbeddedPostgres(folder, durable=False):
+    with FastPostgres(folder):
         pass
     (folder / "password").unlink()
     with pytest.raises(PostgresError, match="password is missing"):
@@ -175,7 +177,7 @@ def test_a_lost_password_is_said_at_once(folder: Path) -> None:
 
 
 def test_damaged_data_are_an_error_with_the_servers_own_words(folder: Path) -> None:
-    with EmbeddedPostgres(folder, durable=False):
+    with FastPostgres(folder):
         pass
     (folder / "data" / "PG_VERSION").write_text("9.1\n")
     server = EmbeddedPostgres(folder)
@@ -190,7 +192,7 @@ def test_started_by_root_it_runs_as_an_unprivileged_user_in_a_closed_folder(
 ) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    server = EmbeddedPostgres(closed / "postgres", durable=False)
+    server = FastPostgres(closed / "postgres")
     with server as url:
         write(url, 1)
         assert server.pid is not None
@@ -217,11 +219,11 @@ def test_root_may_have_installed_it_where_nobody_else_can_read(
             parent.chmod(parent.stat().st_mode | 0o011)
     monkeypatch.setattr("tempfile.tempdir", str(public))
     monkeypatch.setattr("sys.path", [str(closed), *sys.path])
-    server = EmbeddedPostgres(tmp_path / "postgres", durable=False)
+    server = FastPostgres(tmp_path / "postgres")
     with server:
         assert server.pid is not None
         assert Path(psutil.Process(server.pid).exe()).is_relative_to(public)
-    with EmbeddedPostgres(tmp_path / "postgres", durable=False):
+    with FastPostgres(tmp_path / "postgres"):
         assert len(list(public.iterdir())) == 1, "the copy is made once"
 
 

@@ -15,9 +15,9 @@ import psutil
 import psycopg
 import pytest
 
-from drl_cli.local.embedded_postgres import EmbeddedPostgres
 from drl_cli.local.up import UpError, database, environment, processes, project_root
 from drl_core.settings import Settings
+from tests.postgres import FastPostgres
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -237,12 +237,12 @@ def test_a_given_database_that_is_down_at_start_is_waited_for(
     start: Callable[..., Up], tmp_path: Path
 ) -> None:
     port = free_port()
-    server = EmbeddedPostgres(tmp_path / "postgres", durable=False, port=port)
+    server = FastPostgres(tmp_path / "postgres", port=port)
     url = server.start()
     server.stop()
     up = start("ui", DRL_DATABASE_URL=url)
     up.until_said("DRL_DATABASE_URL does not answer, waiting")
-    with EmbeddedPostgres(tmp_path / "postgres", durable=False, port=port):
+    with FastPostgres(tmp_path / "postgres", port=port):
         up.until_said(f"READY {url}")
         up.process.terminate()
         assert up.wait() == 143

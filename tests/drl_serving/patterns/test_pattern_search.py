@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stored_patterns import START, ask, clear, opened, pattern, upsert
 
-from drl_cli.local.embedded_postgres import EmbeddedPostgres
 from drl_core.migrations import migrate
 from drl_core.storage.database import DatabaseUnavailable
 from drl_core.storage.patterns import AttackPattern
 from drl_serving.patterns.search import CursorError, Filter, PatternStore
+from tests.postgres import FastPostgres
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_a_search_that_is_kept_waiting_ends_within_its_bound(postgres_url: str) 
 
 
 def test_a_database_that_is_away_at_start_is_an_error_until_it_comes_back(tmp_path: Path) -> None:
-    server = EmbeddedPostgres(tmp_path / "postgres", durable=False)
+    server = FastPostgres(tmp_path / "postgres")
     url = server.start()
     migrate(url)
     upsert(url, [pattern(1)])
@@ -209,12 +209,12 @@ def test_a_database_that_is_away_at_start_is_an_error_until_it_comes_back(tmp_pa
         async with opened(url, wait_s=0.5) as store:
             with pytest.raises(DatabaseUnavailable):
                 await store.search()
-            again = EmbeddedPostgres(tmp_path / "postgres", durable=False, port=int(str(port)))
+            again = FastPostgres(tmp_path / "postgres", port=int(str(port)))
             with again:
                 assert await _soon(store) == [pattern(1)]
             with pytest.raises(DatabaseUnavailable):
                 await store.search()
-            with EmbeddedPostgres(tmp_path / "postgres", durable=False, port=int(str(port))):
+            with FastPostgres(tmp_path / "postgres", port=int(str(port))):
                 assert await _soon(store) == [pattern(1)]
 
     async def _soon(store: PatternStore) -> list[AttackPattern]:

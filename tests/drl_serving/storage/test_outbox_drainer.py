@@ -25,6 +25,7 @@ from drl_core.storage.patterns import AttackPattern
 from drl_serving.decisions.state import log_store
 from drl_serving.decisions.state.log_store import DecisionRecord
 from drl_serving.storage.outbox_drainer import Drainer
+from tests.postgres import FastPostgres
 
 NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 PROCESS = """
@@ -181,7 +182,7 @@ def test_while_the_database_is_away_rows_wait_and_are_stored_in_order_when_it_is
     tmp_path: Path,
 ) -> None:
     outbox = Outbox(tmp_path / "outbox.sqlite")
-    server = EmbeddedPostgres(tmp_path / "postgres", durable=False, port=_free_port())
+    server = FastPostgres(tmp_path / "postgres", port=_free_port())
     url = server.start()
     migrate(url)
     with draining(tmp_path, url) as drainer:
