@@ -1,14 +1,15 @@
-"""One typed configuration: a JSON file per environment, environment variables over it, validated.
+"""The typed configuration: layered JSON files, environment variables over them, validated.
 
 `load` reads `config/default.json`, then `config/<DRL_ENV>.json` over it, then variables named
-`DRL_<SECTION>__<FIELD>` (or `DRL_<FIELD>` at the top). A wrong value is a `SettingsError` that
-names the field and where it came from. `Watcher` reloads what is safe to change while running.
+`DRL_<SECTION>__<FIELD>` (or `DRL_<FIELD>` at the top), and gives `Settings`. A wrong value is a
+`SettingsError` that names the field and where it came from. A field whose type is `Reloadable` may
+change while the service runs (`drl_core.reload`); any other holds from the next start.
 """
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -18,6 +19,10 @@ from drl_core.policy.reward import CostTable
 Port = Annotated[int, Meta(ge=1, le=65535)]
 PositiveInt = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+
+T = TypeVar("T")
+Reloadable = Annotated[T, Meta(extra={"reload": True})]
+"""A field, or a section with all its fields, that may be changed while the service runs."""
 
 
 class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,7 +92,7 @@ Mode = Literal["observe", "enforce"]
 
 
 class Serving(_Section, frozen=True):
-    """The inference service. What is marked with * is taken from a changed file while running."""
+    """The inference service."""
 
     host: str = "127.0.0.1"
     port: Port = 8000
@@ -98,20 +103,20 @@ class Serving(_Section, frozen=True):
     tls_certificate: str | None = None
     tls_private_key: str | None = None
     """PEM files; both or none."""
-    mode: Mode = "observe"
-    """* `observe` decides and records, `enforce` is for dispatching."""
-    sandbox_modes: dict[str, Mode] = field(default_factory=dict)
-    """* By sandbox id, where it is not `mode`."""
-    containment_margin: Annotated[float, Meta(ge=0)] = 0.0
-    """* How far the Q-value of a containing action must be above the best other one's."""
-    challenger: str | None = None
-    """* Model version that decides beside the served one; its differences are counted."""
-    canary_share: Share = 0.0
-    """* Share of episodes for which the challenger's decision is the answer."""
-    decision_log_share: Share = 1.0
-    """* Share of episodes whose decisions are kept for lineage."""
-    decision_log_days: PositiveInt = 90
-    """* How long they are kept."""
+    mode: Reloadable[Mode] = "observe"
+    """`observe` decides and records, `enforce` is for dispatching."""
+    sandbox_modes: Reloadable[dict[str, Mode]] = field(default_factory=dict)
+    """By sandbox id, where it is not `mode`."""
+    containment_margin: Reloadable[Annotated[float, Meta(ge=0)]] = 0.0
+    """How far the Q-value of a containing action must be above the best other one's."""
+    challenger: Reloadable[str | None] = None
+    """Model version that decides beside the served one; its differences are counted."""
+    canary_share: Reloadable[Share] = 0.0
+    """Share of episodes for which the challenger's decision is the answer."""
+    decision_log_share: Reloadable[Share] = 1.0
+    """Share of episodes whose decisions are kept for lineage."""
+    decision_log_days: Reloadable[PositiveInt] = 90
+    """How long they are kept."""
     reload_interval_s: Annotated[float, Meta(ge=0.01, le=60)] = 0.05
     keep_models: Annotated[int, Meta(ge=1, le=16)] = 3
     """Releases that stay loaded, the served one included."""
@@ -119,15 +124,15 @@ class Serving(_Section, frozen=True):
     """Episodes whose carry is kept; the least recently used is evicted."""
     episode_ttl_s: PositiveInt = 86_400
     """An episode not seen for so long is forgotten."""
-    max_body_bytes: PositiveInt = 16 << 20
-    """*"""
-    max_batch: PositiveInt = 10_000
-    """* Records in one request."""
-    max_queue_ms: PositiveInt = 50
-    """* Longest wait of a request before it is answered 503 with Retry-After. Lower: when too much
+    max_body_bytes: Reloadable[PositiveInt] = 16 << 20
+    """Of one request; over gRPC, a change holds from the next start."""
+    max_batch: Reloadable[PositiveInt] = 10_000
+    """Records in one request."""
+    max_queue_ms: Reloadable[PositiveInt] = 50
+    """Longest wait of a request before it is answered 503 with Retry-After. Lower: when too much
     comes in, those that are answered are answered sooner, but fewer of many that come at once."""
-    request_timeout_s: PositiveInt = 30
-    """* Longest time that a caller may take to send a request, and the service to answer it."""
+    request_timeout_s: Reloadable[PositiveInt] = 30
+    """Longest time that a caller may take to send a request, and the service to answer it."""
     telemetry_buffer: Annotated[int, Meta(ge=10_000)] = 10_000
     """Events that wait to become durable, in one worker; above it callers are told to wait."""
 
@@ -135,10 +140,10 @@ class Serving(_Section, frozen=True):
 class Access(_Section, frozen=True):
     """Who may call the service. API keys are made by `drl keys`."""
 
-    rate_per_s: Annotated[float, Meta(ge=0)] = 0.0
-    """* Requests a second and caller, over all workers; 0 is no limit."""
-    rate_burst: PositiveInt = 1000
-    """* Requests that a caller may send at once."""
+    rate_per_s: Reloadable[Annotated[float, Meta(ge=0)]] = 0.0
+    """Requests a second and caller, over all workers; 0 is no limit."""
+    rate_burst: Reloadable[PositiveInt] = 1000
+    """Requests that a caller may send at once."""
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     jwt_keys: str | None = None
@@ -148,16 +153,15 @@ class Access(_Section, frozen=True):
 class Observability(_Section, frozen=True):
     """Logs and traces."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """*"""
+    log_level: Reloadable[Literal["debug", "info", "warning", "error"]] = "info"
     log_file: str | None = None
     """JSON lines beside standard output, rotated; relative to `home`."""
     log_max_bytes: PositiveInt = 50 << 20
     log_keep: PositiveInt = 5
     otlp_endpoint: str | None = None
     """OpenTelemetry over HTTP, such as http://127.0.0.1:4318; off unless set."""
-    trace_share: Share = 0.01
-    """* Share of requests without a sampling decision of their caller whose trace is exported."""
+    trace_share: Reloadable[Share] = 0.01
+    """Share of requests without a sampling decision of their caller whose trace is exported."""
 
 
 class Alerts(_Section, frozen=True):
@@ -176,14 +180,14 @@ class Settings(_Section, frozen=True):
     database_url: str | None = None
     """PostgreSQL 15 or later with pgvector; unset: the embedded one."""
     ui_port: Port = 3000
-    learning: Learning = field(default_factory=Learning)
-    retraining: Retraining = field(default_factory=Retraining)
-    gates: Gates = field(default_factory=Gates)
+    learning: Reloadable[Learning] = field(default_factory=Learning)
+    retraining: Reloadable[Retraining] = field(default_factory=Retraining)
+    gates: Reloadable[Gates] = field(default_factory=Gates)
     serving: Serving = field(default_factory=Serving)
     access: Access = field(default_factory=Access)
     observability: Observability = field(default_factory=Observability)
-    alerts: Alerts = field(default_factory=Alerts)
-    costs: CostTable = field(default_factory=CostTable)
+    alerts: Reloadable[Alerts] = field(default_factory=Alerts)
+    costs: Reloadable[CostTable] = field(default_factory=CostTable)
 
     @property
     def home_path(self) -> Path:
@@ -224,15 +228,8 @@ class SettingsError(ValueError):
     """A configuration that cannot be used; the message names the field and what it should be."""
 
 
-_SECTIONS = (
-    "learning",
-    "retraining",
-    "gates",
-    "serving",
-    "access",
-    "observability",
-    "alerts",
-    "costs",
+_SECTIONS = tuple(
+    name for name in Settings.__struct_fields__ if isinstance(getattr(Settings(), name), Struct)
 )
 _RESERVED = {"DRL_ENV", "DRL_CONFIG"}
 
@@ -273,12 +270,13 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _merge(into: dict[str, Any], over: dict[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+def _merge(base: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Deep merge, in place: a section of both is merged by field, anything else is replaced."""
+    for key, value in overrides.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
         else:
-            into[key] = value
+            base[key] = value
 
 
 def _apply_environment(settings: Settings, environ: Mapping[str, str]) -> Settings:
@@ -312,30 +310,3 @@ def _from_text(text: str) -> Any:
         except msgspec.DecodeError:
             return text
     return text
-
-
-class Watcher:
-    """Reloads the configuration when one of its files changes; a bad file leaves the old one."""
-
-    def __init__(self, folder: Path | None = None, environ: Mapping[str, str] = os.environ) -> None:
-        self._folder = folder or Path(environ.get("DRL_CONFIG", "config"))
-        self._environ = environ
-        self._stamp = self._stamps()
-        self.current = load(self._folder, environ)
-
-    def poll(self) -> bool:
-        """True where a change was taken.
-
-        Raises:
-            SettingsError: the changed files are not usable; `current` is as before.
-        """
-        stamp = self._stamps()
-        if stamp == self._stamp:
-            return False
-        self._stamp = stamp
-        self.current = load(self._folder, self._environ)
-        return True
-
-    def _stamps(self) -> tuple[tuple[str, int, int], ...]:
-        found = sorted(self._folder.glob("*.json"))
-        return tuple((p.name, (s := p.stat()).st_mtime_ns, s.st_size) for p in found)

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 
 from litestar import Litestar
 
-from drl_core.settings import Settings, Watcher
+from drl_core.reload import Reload, Watcher
+from drl_core.settings import Settings
 from drl_serving import routes
 from drl_serving.access.service import Access, require_credentials
 from drl_serving.audit.log import Audit
@@ -79,7 +80,7 @@ class Service:
         self.decisions = DecisionService(
             self.episodes, Rules.of(serving), self.metrics, self.shadow
         )
-        self.limits = Limits(serving.max_batch)
+        self.limits = Limits(serving.max_batch, serving.max_body_bytes, serving.request_timeout_s)
         self.telemetry = TelemetryService(
             settings.landing_path, self.limits, serving.telemetry_buffer
         )
@@ -93,7 +94,7 @@ class Service:
         self.metrics.watch_gauge(self.metrics.telemetry_buffered, lambda: self.telemetry.waiting)
         self.batcher = Batcher(self.decisions, self.models)
         self.rows = RowDecider(self.models, self.decisions, self.limits)
-        self.inferrer = Inferrer(self.inference, settings)
+        self.inferrer = Inferrer(self.inference, self.limits)
         lean: dict[str, LeanRoute] = {
             "/v1/decisions": LeanDecision(self.access, self.batcher),
             "/v1/decisions/rows": LeanRows(self.access, self.rows),
@@ -115,14 +116,17 @@ class Service:
             sessions.principal,
         )
         self.metrics.watch_gauge(self.metrics.in_flight, lambda: self.front.in_flight)
-        self.live = watcher and LiveSettings(watcher, [self.configure, self._note_change])
+        self.live = watcher and LiveSettings(settings, watcher, self._reload)
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
-        """Take what may change while running."""
+        """Hand the reloadable fields to the parts that read them."""
+        self.settings = settings
         serving = settings.serving
         self.decisions.rules = self.shadow.rules = Rules.of(serving)
         self.limits.max_batch = self.inference.max_rows = serving.max_batch
+        self.limits.max_body_bytes = serving.max_body_bytes
+        self.limits.timeout_s = serving.request_timeout_s
         self.models.set_challenger(serving.challenger)
         self.access.configure(settings.access)
         self.upkeep.kept_days = serving.decision_log_days
@@ -133,8 +137,15 @@ class Service:
         if self._logs is not None:
             self._logs.set_level(settings.observability.log_level)
 
-    def _note_change(self, _: Settings) -> None:
-        self.audit.record("configuration.reloaded", actor="service", target=f"pid {os.getpid()}")
+    def _reload(self, change: Reload) -> None:
+        self.configure(change.settings)
+        actor = f"service, pid {os.getpid()}"
+        for action, fields in (
+            ("configuration.reloaded", change.taken),
+            ("configuration.needs_restart", change.needs_restart),
+        ):
+            if fields:
+                self.audit.record(action, actor=actor, target=", ".join(fields))
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:

@@ -1,27 +1,36 @@
-"""Settings that change while the service runs: the safe ones are taken, a bad file is refused."""
+"""Configuration reload while the service runs: a poller that hands changed settings to the service.
+
+Reloadable fields are taken; a changed field that is not reloadable is announced as needing a
+restart, and a file that cannot be used is refused. In both cases the service goes on as before.
+"""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
-from drl_core.settings import Settings, SettingsError, Watcher
+from drl_core.reload import Reload, Watcher, reload
+from drl_core.settings import Settings, SettingsError
 
 POLL_S = 1.0
 _log = structlog.stdlib.get_logger(__name__)
 
 
 class LiveSettings:
-    """Takes changed files of the configuration while requests go on.
+    """Follows the configuration's files.
 
     Args:
+        settings: in force at the start.
         watcher: of the files.
-        takers: told of each change, with the whole configuration; they take what may change.
+        take: called with each change that has an effect, now or after a restart.
     """
 
-    def __init__(self, watcher: Watcher, takers: Sequence[Callable[[Settings], None]]) -> None:
+    def __init__(
+        self, settings: Settings, watcher: Watcher, take: Callable[[Reload], None]
+    ) -> None:
+        self._in_force = settings
         self._watcher = watcher
-        self._takers = takers
+        self._take = take
 
     async def watch(self) -> None:
         """Poll the files until cancelled."""
@@ -30,14 +39,22 @@ class LiveSettings:
             self.poll()
 
     def poll(self) -> bool:
-        """Take a change, if there is a sound one; True where it was taken."""
+        """Take a change, if there is a usable one; True where a field was taken."""
         try:
-            changed = self._watcher.poll()
+            if not self._watcher.poll():
+                return False
         except (SettingsError, OSError) as error:
             _log.error("configuration refused", error=str(error))
             return False
-        if changed:
-            for take in self._takers:
-                take(self._watcher.current)
-            _log.info("configuration reloaded")
-        return changed
+        change = reload(self._in_force, self._watcher.current)
+        self._in_force = change.settings
+        if change.taken:
+            _log.info("configuration reloaded", fields=change.taken)
+        if change.needs_restart:
+            _log.warning(
+                "configuration changed, restart the service to take these fields",
+                fields=change.needs_restart,
+            )
+        if change.taken or change.needs_restart:
+            self._take(change)
+        return bool(change.taken)

@@ -26,6 +26,9 @@ class Limits:
 
     max_batch: int
     """Records."""
+    max_body_bytes: int = 16 << 20
+    timeout_s: float = 30.0
+    """To receive the request and to answer it."""
 
 
 _records = msgspec.json.Decoder(list[msgspec.Raw])

@@ -2,10 +2,10 @@
 
 import time
 
-from drl_core.settings import Settings
 from drl_serving.access.principal import Principal
 from drl_serving.access.service import Access
 from drl_serving.gateway.gateway import RawHeaders
+from drl_serving.http.request_body import Limits
 from drl_serving.observability.tracing import Trace
 from drl_serving.open_inference import protocol
 from drl_serving.open_inference.service import NAME, Inference
@@ -19,9 +19,9 @@ _JSON, _OCTETS = b"application/json", b"application/octet-stream"
 class Inferrer:
     """Scores a body's tensors."""
 
-    def __init__(self, inference: Inference, settings: Settings) -> None:
+    def __init__(self, inference: Inference, limits: Limits) -> None:
         self._inference = inference
-        self._most = settings.serving.max_body_bytes
+        self._limits = limits
 
     async def infer(
         self, body: bytes, model: str, version: str, encoding: str, json_bytes: str | None
@@ -44,7 +44,7 @@ class Inferrer:
         began = time.perf_counter_ns()
         try:
             served = await self._inference.model(model, version)
-            plain = protocol.inflate(body, encoding, self._most)
+            plain = protocol.inflate(body, encoding, self._limits.max_body_bytes)
             asked = protocol.parse(plain, json_bytes)
             scores = await self._inference.infer(served, asked.inputs, began)
         except Exception:

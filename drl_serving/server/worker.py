@@ -12,7 +12,8 @@ import drl_serving.server.unused  # isort: skip  # noqa: F401  before all that w
 import uvicorn
 
 from drl_core.processes import end_with_parent
-from drl_core.settings import Watcher, load
+from drl_core.reload import Watcher
+from drl_core.settings import load
 from drl_serving.access.tls import uvicorn_options
 from drl_serving.app import create_app
 from drl_serving.observability import logs

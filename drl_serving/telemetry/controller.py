@@ -7,7 +7,6 @@ import msgspec
 from litestar import Controller, Request, post
 from litestar.di import NamedDependency
 
-from drl_core.settings import Settings
 from drl_serving.access.guards import requires
 from drl_serving.http import openapi, request_body
 from drl_serving.http.problems import Problem
@@ -41,22 +40,19 @@ class TelemetryController(Controller):
     async def ingest(
         self,
         request: Request[Any, Any, Any],
-        settings: NamedDependency[Settings],
+        limits: NamedDependency[request_body.Limits],
         telemetry: NamedDependency[TelemetryService],
         metrics: NamedDependency[Metrics],
     ) -> Accepted:
         kind = request_body.content_type(
             request, request_body.JSON, *request_body.JSON_LINES, request_body.PROTOBUF
         )
-        is_lines, pause_s = (
-            kind in request_body.JSON_LINES,
-            float(settings.serving.request_timeout_s),
-        )
+        is_lines, pause_s = kind in request_body.JSON_LINES, limits.timeout_s
         if is_lines and "content-length" not in request.headers:
             result = await telemetry.stream(request.stream(), pause_s)
         else:
             async with asyncio.timeout(pause_s):
-                body = await request_body.read(request, settings.serving.max_body_bytes)
+                body = await request_body.read(request, limits.max_body_bytes)
                 result = await telemetry.ingest(body, kind)
         metrics.landed.inc(result.accepted)
         metrics.dead_letters.inc(result.refused)
