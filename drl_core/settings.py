@@ -32,7 +32,9 @@ class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Learning(_Section, frozen=True):
     """How a policy is learned."""
 
-    preset: Literal["default", "report"] = "default"
+    preset: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$")] = "default"
+    """Name of the algorithm: default (full-information fitted Q), report (the report's DQN), or
+    another of `drl_assets.learning.learners.registry`."""
     seed: int = 0
     gradient_steps: PositiveInt = 5000
     """Of the default preset, where it learns from scratch."""

@@ -82,7 +82,7 @@ def ours(data: Columns, at_once: int | None = None) -> Jobs:
 
     def update(count: int) -> None:
         for _ in range(0, count, at_once or count):
-            dqn.gradient_steps(state, config, device, at_once or count)
+            dqn.update(state, config, device, at_once or count)
 
     return update, repeated(lambda: state.replay.sample(BATCH, state.rng, room))
 

@@ -70,17 +70,19 @@ def greedy(network: torch.nn.Module) -> Policy:
 
 
 def ours(rows: Columns, seed: int) -> Policy:
-    """The default preset's policy, from the same calls as `training.train` makes."""
+    """The default preset's policy, from the same calls as `cross_validated_q` makes."""
     learning = Learning(seed=seed, device="cpu")
     rows = dict(rows)
-    rows["fold"], validated = cross_fitting.assign(rows, learning.members)
+    rows["fold"], validated = cross_fitting.assign_folds(rows, learning.members)
     config = fitted_q.FittedConfig(gradient_steps=learning.gradient_steps, members=learning.members)
-    finalists = model_selection.choose(rows, config, learning)[0] if validated else [config]
+    finalists = (
+        model_selection.select_finalists(rows, config, learning)[0] if validated else [config]
+    )
     found = []
     for one in finalists:
         state = fitted_q.start(one, rows, learning.member_layers, seed, torch.device("cpu"))
         fitted_q.fit(state, rows, one)
-        found.append((float(fitted_q.utility_left_out(state, rows, one).mean()), state))
+        found.append((float(fitted_q.out_of_fold_utility(state, rows, one).mean()), state))
     state = max(found, key=lambda pair: pair[0])[1]
     return greedy(state.network)
 

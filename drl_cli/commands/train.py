@@ -44,7 +44,10 @@ def train(
     more: More = None,
     preset: Annotated[
         str,
-        typer.Option(help="default (full-information fitted Q) or report (the report's DQN)."),
+        typer.Option(
+            help="The algorithm: default (full-information fitted Q), report (the report's DQN), "
+            "or another registered one."
+        ),
     ] = "default",
     seed: int = 0,
     steps: Annotated[
@@ -56,18 +59,19 @@ def train(
     """Learn a policy from files; write a signed bundle that `drl evaluate` and a service load."""
     from drl_assets.learning import trainer
     from drl_assets.learning.export import release
-    from drl_assets.learning.learners import model_selection
+    from drl_assets.learning.learners import registry
     from drl_assets.reporting.provenance import git_commit
     from drl_core import settings
     from drl_core.release import signing_keys
 
     configured = settings.load()
     learning = msgspec.structs.replace(configured.learning, preset=preset, seed=seed)
-    if preset not in ("default", "report"):
-        raise typer.BadParameter(f"--preset {preset}: default or report expected")
+    try:
+        algorithm = registry.algorithm(preset)
+    except registry.UnknownAlgorithmError as cause:
+        raise typer.BadParameter(f"--preset {preset}: {cause}") from None
     if steps is not None:
-        field = "episodes" if preset == "report" else "gradient_steps"
-        learning = msgspec.structs.replace(learning, **{field: steps})
+        learning = msgspec.structs.replace(learning, **{algorithm.steps_setting: steps})
     frame = _experiences([*telemetry, *(more or [])], configured.costs, hold_out, quiet=json)
     with progress_bar("training", quiet=json) as update:
         checkpoint = trainer.train(
@@ -88,9 +92,7 @@ def train(
         "final_loss": manifest.final_loss,
     }
     chosen = checkpoint.hyperparameters
-    if preset == "default":
-        names = ("validated", "input_noise", "weight_decay", "left_out_utility", "validation")
-        summary |= {name: chosen.get(name) for name in names}
+    summary |= {name: chosen.get(name) for name in algorithm.summary}
     if json:
         print_json(summary)
         return
@@ -98,8 +100,7 @@ def train(
         f"model {manifest.model_version}: {manifest.training_episodes} episodes, "
         f"{manifest.gradient_steps} gradient steps, mean return {manifest.final_average_reward:.3f}"
     )
-    if preset == "default":
-        out.print(model_selection.explain(chosen))
+    out.print(algorithm.explain(chosen))
     shown = f" --hold-out {hold_out}" if hold_out else ""
     out.print(f"next: [bold]drl evaluate --bundle {out_folder} --telemetry PATH{shown}[/]")
 

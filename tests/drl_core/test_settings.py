@@ -49,7 +49,7 @@ def test_variables_lie_over_files(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ({"learning": {"replay_capacity": 5}}, "learning.replay_capacity"),
-        ({"learning": {"preset": "best"}}, "learning.preset"),
+        ({"learning": {"preset": "The best!"}}, "learning.preset"),
         ({"serving": {"port": 0}}, "serving.port"),
         ({"costs": {"review": -1}}, "costs.review"),
         ({"costs": {"isolation_effectiveness": [0, 1]}}, "costs.isolation_effectiveness"),

@@ -19,7 +19,7 @@ def trained_checkpoint(
 ) -> dg.MaterializeResult[None]:
     """Incremental training: the champion's weights and replay, and only batches new to it."""
     from drl_assets.learning import trainer
-    from drl_assets.learning.learners import checkpoint, model_selection
+    from drl_assets.learning.learners import checkpoint
 
     settings = project.settings
     champion = project.champion
@@ -39,9 +39,6 @@ def trained_checkpoint(
     path = project.checkpoint_path(trained.version)
     digest = trained.save(path)
     chosen = trained.hyperparameters
-    explained = (
-        model_selection.explain(chosen) if trained.preset == "default" else "as the report has it"
-    )
     return dg.MaterializeResult(
         metadata={
             "version": trained.version,
@@ -55,7 +52,7 @@ def trained_checkpoint(
             "final_loss": trained.losses[-1] if trained.losses else "too few steps",
             "final_average_reward": trained.final_average_reward,
             "max_gradient_norm": trained.max_gradient_norm,
-            "regularisation": explained,
+            "regularisation": trained.algorithm.explain(chosen),
             "validation": metadata.candidate_table(chosen.get("validation", [])),
             "learning_curve": metadata.learning_curve(trained.losses, trained.returns),
             "path": dg.MetadataValue.path(path),

@@ -115,7 +115,7 @@ def oracle_regret(context: dg.AssetCheckExecutionContext, project: Project) -> d
     version = latest_version(context.instance)
     trained = checkpoint.load(project.checkpoint_path(version))
     shares = None
-    if trained.preset == "default":
+    if "oracle_regret" not in trained.algorithm.inapplicable_gates:
         shares = oracle_regret.regrets(
             oracle_regret.learner(trained.hyperparameters),
             trained.hidden_layers,

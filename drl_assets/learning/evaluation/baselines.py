@@ -98,7 +98,7 @@ def report_dqn(
         learning: seed, device, sizes and number of its episodes.
         costs: the cost table.
     """
-    config = dqn.DQNConfig(episodes=learning.episodes, replay_capacity=learning.replay_capacity)
+    config = dqn.DQNConfig.from_settings(learning)
     device = choose_device(learning.device)
     network = seeded_network(learning.hidden_layers, learning.seed)
     state = dqn.start(config, network, learning.seed, device)

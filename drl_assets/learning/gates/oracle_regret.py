@@ -20,6 +20,7 @@ from drl_assets.learning.data import trajectories
 from drl_assets.learning.data.episodes import Ints
 from drl_assets.learning.gates import oracle_mdps
 from drl_assets.learning.learners import (
+    calibration,
     cross_fitting,
     fitted_q,
     lambda_returns,
@@ -38,6 +39,7 @@ OF_THE_RECORDINGS = (*Candidate._fields, "gradient_steps")
 """Hyper-parameters that were chosen for the recordings, or depend on how many there are."""
 MODULES = (
     fitted_q,
+    calibration,
     cross_fitting,
     networks,
     oracle_mdps,
@@ -89,7 +91,7 @@ def _regret(
 ) -> float:
     torch.set_num_threads(1)  # as in training
     rows = oracle.sample(TRAJECTORIES, seed=0)
-    rows["fold"], _ = cross_fitting.assign(rows, config.members)
+    rows["fold"], _ = cross_fitting.assign_folds(rows, config.members)
     state = fitted_q.start(config, rows, member_layers, 0, torch.device("cpu"))
     fitted_q.fit(state, rows, config)
     learned = state.network

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from drl_assets.learning.data.replay_buffer import Columns
-from drl_assets.learning.learners.networks import PosteriorQNetwork, QNetwork
+from drl_assets.learning.learners import registry
+from drl_assets.learning.learners.base import AlgorithmConfig, TrainingTask
+from drl_assets.learning.learners.networks import QFunction
 from drl_core.files import write_atomically
-from drl_core.policy.reward import CostTable
-from drl_core.settings import Learning
 
 
 class CheckpointError(ValueError):
@@ -32,6 +32,7 @@ class Checkpoint:
     """A trained policy with its past."""
 
     preset: str
+    """Name of the algorithm, see `registry.ALGORITHMS`."""
     seed: int
     hidden_layers: list[int]
     weights: dict[str, torch.Tensor]
@@ -45,7 +46,7 @@ class Checkpoint:
     """Of this run."""
     losses: list[float]
     returns: list[float]
-    """Returns of the training episodes (report's preset)."""
+    """Returns of the training episodes, where the algorithm plays any."""
     final_average_reward: float
     """Mean discounted return of the greedy policy on this run's training episodes."""
     max_gradient_norm: float
@@ -64,13 +65,14 @@ class Checkpoint:
         when = dt.datetime.fromisoformat(self.training_date)
         return f"{when:%Y%m%d_%H%M%S}_{digest.hexdigest()[:8]}"
 
-    def network(self) -> QNetwork | PosteriorQNetwork:
+    @property
+    def algorithm(self) -> type[AlgorithmConfig]:
+        """What trained it; raises UnknownAlgorithmError where that is not registered."""
+        return registry.algorithm(self.preset)
+
+    def network(self) -> QFunction:
         """The policy's network, on the CPU."""
-        network: QNetwork | PosteriorQNetwork = (
-            PosteriorQNetwork(self.hidden_layers, self.hyperparameters["members"])
-            if self.preset == "default"
-            else QNetwork(self.hidden_layers)
-        )
+        network = self.algorithm.build_network(self.hidden_layers, self.hyperparameters)
         network.load_state_dict(self.weights)
         return network
 
@@ -103,18 +105,11 @@ def save_progress(path: Path, fingerprint: str, state: dict[str, Any]) -> None:
     Args:
         path: the progress file.
         fingerprint: of the data and settings, see `fingerprint`.
-        state: tensors, numbers, texts and random generators.
+        state: tensors, numbers, texts and random generators, nested in dictionaries and lists.
     """
-    prepared = {
-        name: {"rng": json.dumps(value.bit_generator.state)}
-        if isinstance(value, np.random.Generator)
-        else value
-        for name, value in state.items()
-    }
+    content = {"state": _without_generators(state), "fingerprint": fingerprint, "kind": "progress"}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        path, _pack({"state": prepared, "fingerprint": fingerprint, "kind": "progress"})
-    )
+    write_atomically(path, _pack(content))
 
 
 def load_progress(path: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -124,22 +119,45 @@ def load_progress(path: Path, fingerprint: str) -> dict[str, Any] | None:
     content = _unpack(path.read_bytes(), "progress", path)
     if content["fingerprint"] != fingerprint:
         return None
-    state: dict[str, Any] = content["state"]
-    for name, value in state.items():
-        if isinstance(value, dict) and value.keys() == {"rng"}:
-            state[name] = np.random.default_rng()
-            state[name].bit_generator.state = json.loads(value["rng"])
+    state: dict[str, Any] = _with_generators(content["state"])
     return state
 
 
-def fingerprint(
-    config: Any, learning: Learning, costs: CostTable, columns: Columns, parent_version: str | None
-) -> str:
-    """Identifies a training: same settings, costs, data and ancestor."""
-    settings = [asdict(config), learning, costs, parent_version]
+def _without_generators(value: Any) -> Any:
+    """The same with each generator as {"generator": its state as JSON}."""
+    if isinstance(value, np.random.Generator):
+        return {"generator": json.dumps(value.bit_generator.state)}
+    if isinstance(value, dict):
+        return {name: _without_generators(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_without_generators(one) for one in value]
+    return value
+
+
+def _with_generators(value: Any) -> Any:
+    """What `_without_generators` was given."""
+    if isinstance(value, dict) and value.keys() == {"generator"}:
+        generator = np.random.default_rng()
+        generator.bit_generator.state = json.loads(value["generator"])
+        return generator
+    if isinstance(value, dict):
+        return {name: _with_generators(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_with_generators(one) for one in value]
+    return value
+
+
+def fingerprint(config: AlgorithmConfig, task: TrainingTask) -> str:
+    """Identifies a training: same algorithm, settings, costs, episodes and ancestor."""
+    parent, episodes = task.parent, task.episodes
+    ancestor = (parent.version, parent.batches) if parent else None
+    names = (episodes.session, episodes.attack_type)
+    settings = [asdict(config), task.learning, task.costs, ancestor, names]
     digest = hashlib.sha256(msgspec.json.encode(settings))
-    for name in sorted(columns):
-        digest.update(np.ascontiguousarray(columns[name]).data)
+    recorded = ("windows", "offsets", "carry", "damage", "malicious", "ended")
+    columns = [getattr(episodes, name) for name in recorded]
+    for column in columns + list(parent.replay.values() if parent else ()):
+        digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""Which sessions each member of the ensemble leaves out: cross-validation that lives on.
+"""Cross-fitting: which fold of sessions each member of the ensemble leaves out.
 
 A session belongs to one fold for good, so a member that goes on learning from the replay has still
-never seen its fold, and what it says there is an honest forecast for a session yet to come.
+never seen its fold, and its out-of-fold prediction is honest for a session yet to come.
 """
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy.typing as npt
 from drl_assets.learning.data.replay_buffer import Columns
 
 
-def assign(rows: Columns, members: int) -> tuple[npt.NDArray[np.int8], bool]:
-    """The fold of every row.
+def assign_folds(rows: Columns, members: int) -> tuple[npt.NDArray[np.int8], bool]:
+    """The cross-validation fold of every row.
 
     A session that has one (`fold` is not -1) keeps it; each other one, in the order of its hash,
     goes to the fold that has the fewest sessions of its class (malicious where any of its

@@ -1,13 +1,14 @@
-"""The report's learner: DQN with an epsilon-greedy loop over replayed episodes, whole as specified.
+"""The report's learner: DQN with experience replay, epsilon-greedy over replayed episodes.
 
-Replay of 100,000, batches of 64, Adam at 1e-4, discount 0.99, MSE, a hard target update every 1,000
-gradient steps, gradient clipping, epsilon falling exponentially from 1.0 to 0.1 over the episodes
-(Mnih et al. 2015). The original report is its source; `fitted.py` says why it is not the default.
+Replay of 100,000, mini-batches of 64, Adam at 1e-4, discount 0.99, MSE, a hard update of the target
+network every 1,000 gradient steps, gradient clipping, epsilon falling exponentially from 1.0 to 0.1
+over the episodes (Mnih et al. 2015). The original report is its source; `fitted_q` says why it is
+not the default. Read `fit` first, then `update`, `td_target`, `loss_gradient` and `loss`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from drl_assets.learning.data.environment import ContainmentEnv
 from drl_assets.learning.data.replay_buffer import ReplayBuffer, Rows, view
+from drl_assets.learning.learners.base import FittedPolicy, Progress, TrainingTask
 from drl_assets.learning.learners.mlp_ensemble import Layers, Stack
-from drl_assets.learning.learners.networks import QNetwork
+from drl_assets.learning.learners.networks import QNetwork, seeded_network
 from drl_core.policy.actions import ACTION_COUNT
 from drl_core.policy.features import FEATURE_COUNT
+from drl_core.settings import Learning
 
 TRANSITION_COLUMNS: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
     "state": ((FEATURE_COUNT,), np.float32),
@@ -34,7 +37,16 @@ SCALARS = ("rng", "episode", "gradient_steps", "returns", "losses", "max_gradien
 
 @dataclass(frozen=True)
 class DQNConfig:
-    """Hyper-parameters of the report's preset."""
+    """The report's hyper-parameters, and the algorithm that they belong to."""
+
+    title: ClassVar[str] = "the report's DQN"
+    replay_columns: ClassVar[Mapping[str, tuple[tuple[int, ...], npt.DTypeLike]]] = (
+        TRANSITION_COLUMNS
+    )
+    steps_setting: ClassVar[str] = "episodes"
+    summary: ClassVar[Sequence[str]] = ()
+    inapplicable_gates: ClassVar[frozenset[str]] = frozenset({"labels_consistent", "oracle_regret"})
+    is_baseline: ClassVar[bool] = True
 
     episodes: int = 500
     batch_size: int = 64
@@ -52,6 +64,27 @@ class DQNConfig:
         """Exploration in an episode: exponential from start to end, reached at the last one."""
         share = min(episode / max(self.episodes - 1, 1), 1.0)
         return float(self.epsilon_start * (self.epsilon_end / self.epsilon_start) ** share)
+
+    @classmethod
+    def from_settings(cls, learning: Learning) -> Self:
+        """The report's, but for how many episodes are played and how many steps remembered."""
+        return cls(episodes=learning.episodes, replay_capacity=learning.replay_capacity)
+
+    def create(self, task: TrainingTask) -> "DQN":
+        """The algorithm before its first episode."""
+        return DQN(self, task)
+
+    @classmethod
+    def build_network(
+        cls, hidden_layers: Sequence[int], hyperparameters: Mapping[str, Any]
+    ) -> QNetwork:
+        """A perceptron of a checkpoint's sizes."""
+        return QNetwork(hidden_layers)
+
+    @classmethod
+    def explain(cls, hyperparameters: Mapping[str, Any]) -> str:
+        """Nothing was chosen."""
+        return "hyper-parameters as the report has them"
 
 
 @dataclass
@@ -122,22 +155,22 @@ def fit(
         losses: list[Tensor] = []
         norms: list[Tensor] = []
         while not done:
-            action = _act(state, observation, info["action_mask"], epsilon, device)
-            following, reward, terminated, truncated, info = env.step(np.int64(action))
+            action = epsilon_greedy(state, observation, info["action_mask"], epsilon, device)
+            next_observation, reward, terminated, truncated, info = env.step(np.int64(action))
             state.replay.add(
                 {
                     "state": observation[None],
                     "action": np.asarray([action]),
                     "reward": np.asarray([reward], dtype=np.float32),
-                    "next_state": following[None],
+                    "next_state": next_observation[None],
                     "terminated": np.asarray([terminated]),
                 }
             )
-            observation, done = following, terminated or truncated
+            observation, done = next_observation, terminated or truncated
             total += reward
             if len(state.replay) >= config.batch_size:
-                loss, norm = gradient_steps(state, config, device)
-                losses.append(loss)
+                step_loss, norm = update(state, config, device)
+                losses.append(step_loss)
                 norms.append(norm)
         state.episode += 1
         state.returns.append(total)
@@ -150,68 +183,83 @@ def fit(
         on_episode(state)
 
 
-def _act(
+def epsilon_greedy(
     state: DQNState,
     observation: npt.NDArray[np.float32],
     mask: npt.NDArray[np.bool_],
     epsilon: float,
     device: torch.device,
 ) -> int:
+    """An allowed action: uniform with probability epsilon, else of the highest Q-value."""
     if state.rng.random() < epsilon:
         return int(state.rng.choice(np.flatnonzero(mask)))
     q = state.stack.predict(torch.from_numpy(observation[None]).to(device))[0, 0].cpu().numpy()
     return int(np.where(mask, q, -np.inf).argmax())
 
 
-def gradient_steps(
+def update(
     state: DQNState, config: DQNConfig, device: torch.device, count: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Batches of MSE to r + gamma * max Q_target(s'), clipped; the target follows every 1,000.
+    """So many gradient steps on mini-batches; the target network follows every 1,000.
 
-    As the target network stands still in between, several batches are drawn, and their goals
+    As the target network stands still in between, several batches are drawn, and their TD targets
     computed, at once: the same steps as one by one, and faster.
 
     Returns:
         The losses [count], and the gradients' norms [count] before clipping.
     """
-    d_outs: list[Tensor] = []
+    gradients: list[Tensor] = []
     norms: list[Tensor] = []
     with torch.inference_mode(not state.stack.autograd):
         while len(norms) < count:
             left = config.target_update_steps - state.gradient_steps % config.target_update_steps
             found = _stretch(state, config, device, min(count - len(norms), left))
-            d_outs += found[0]
+            gradients += found[0]
             norms += found[1]
             if state.gradient_steps % config.target_update_steps == 0:
                 state.frozen.flat.copy_(state.stack.parameters.flat)
-        # of a derivative of 2/B * error, the mean of the squared errors
-        losses = torch.cat(d_outs).square_().sum((1, 2)).mul_(config.batch_size / 4)
-        return losses, torch.cat(norms)
+        return loss(torch.cat(gradients), config.batch_size), torch.cat(norms)
 
 
 def _stretch(
     state: DQNState, config: DQNConfig, device: torch.device, count: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Steps towards one target network; of each dL/d_out [1, B, 5] and the norm [1]."""
+    """Steps towards one target network; of each its `loss_gradient` [1, B, 5] and norm [1]."""
     stack, size = state.stack, config.batch_size
     rows = _draw(state, count * size)
     batch = {name: column.to(device) for name, column in rows.items()}
-    following = stack.predict(batch["next_state"], state.frozen)[0].amax(1)
-    following.masked_fill_(batch["terminated"], 0.0)
-    goals = batch["reward"].add(following, alpha=config.gamma)[:, None]
+    td_targets = td_target(state, batch, config.gamma)
     # the mean square's derivative by an error; zero for the actions that were not taken
-    slopes = goals.new_zeros(len(goals), ACTION_COUNT)
+    slopes = td_targets.new_zeros(len(td_targets), ACTION_COUNT)
     slopes.scatter_(1, batch["action"][:, None], 2 / size)
-    d_outs, norms = [], []
-    for x, goal, slope in zip(
-        *(torch.split(column, size) for column in (batch["state"], goals, slopes)), strict=True
+    gradients, norms = [], []
+    for x, target, slope in zip(
+        *(torch.split(column, size) for column in (batch["state"], td_targets, slopes)), strict=True
     ):
-        d_outs.append((stack.forward(x) - goal).mul_(slope))
-        stack.backward(d_outs[-1])
+        gradients.append(loss_gradient(stack.forward(x), target, slope))
+        stack.backward(gradients[-1])
         norms.append(stack.clip(config.clip))
         stack.step(config.learning_rate)
     state.gradient_steps += count
-    return d_outs, norms
+    return gradients, norms
+
+
+def td_target(state: DQNState, batch: dict[str, Tensor], gamma: float) -> Tensor:
+    """r + gamma * max_a Q_target(s', a), [N, 1]; r where s' is terminal."""
+    next_q_values = state.stack.predict(batch["next_state"], state.frozen)[0].amax(1)
+    next_q_values.masked_fill_(batch["terminated"], 0.0)
+    return batch["reward"].add(next_q_values, alpha=gamma)[:, None]
+
+
+def loss_gradient(q_values: Tensor, td_targets: Tensor, slope: Tensor) -> Tensor:
+    """The derivative of `loss` by the Q-values, [1, B, 5]: 2/B times the TD error of the action
+    that was taken (`slope`, [B, 5]), zero for the others."""
+    return (q_values - td_targets).mul_(slope)
+
+
+def loss(gradients: Tensor, batch_size: int) -> Tensor:
+    """Mean squared TD error of each batch, [S], from its `loss_gradient` [S, B, 5], in place."""
+    return gradients.square_().sum((1, 2)).mul_(batch_size / 4)
 
 
 def _draw(state: DQNState, count: int) -> dict[str, Tensor]:
@@ -233,7 +281,7 @@ def dump(state: DQNState) -> dict[str, Any]:
     }
 
 
-def restore(state: DQNState, saved: dict[str, Any]) -> None:
+def restore(state: DQNState, saved: Mapping[str, Any]) -> None:
     """Bring a fresh state to where `dump` was called."""
     state.stack.restore({name: saved[f"stack.{name}"] for name in state.stack.dump()})
     state.frozen.flat.copy_(saved["frozen"])
@@ -241,3 +289,58 @@ def restore(state: DQNState, saved: dict[str, Any]) -> None:
     state.replay.add({name: column.numpy() for name, column in saved["replay"].items()})
     for name in SCALARS:
         setattr(state, name, saved[name])
+
+
+class DQN:
+    """The algorithm: one run of `fit`, warm-started with the parent's weights and replay."""
+
+    def __init__(self, config: DQNConfig, task: TrainingTask) -> None:
+        learning, parent = task.learning, task.parent
+        network = seeded_network(learning.hidden_layers, learning.seed)
+        if parent and parent.hidden_layers == learning.hidden_layers:
+            network.load_state_dict(parent.weights)
+        self._config, self._task = config, task
+        self._state = start(config, network, learning.seed, task.device)
+        if parent and parent.replay:
+            self._state.replay.add(parent.replay)
+
+    @property
+    def network(self) -> QNetwork:
+        """A copy of the learned network, on the CPU."""
+        return self._state.network.cpu()
+
+    def fit(self, progress: Progress, save: Callable[[], None]) -> None:
+        """Play `config.episodes` episodes."""
+        config = self._config
+
+        def episode(state: DQNState) -> None:
+            recent = float(np.mean(state.returns[-10:]))
+            progress(state.episode, config.episodes, f"return {recent:.2f}")
+            if state.episode % config.checkpoint_episodes == 0:
+                save()
+
+        env = ContainmentEnv(self._task.episodes, self._task.costs)
+        fit(self._state, env, config, self._task.device, episode)
+
+    def dump(self) -> dict[str, Any]:
+        """See `dump` of the module."""
+        return dump(self._state)
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """See `restore` of the module."""
+        restore(self._state, saved)
+
+    def result(self) -> FittedPolicy:
+        """The policy, with the transitions that the next training goes on from."""
+        state = self._state
+        return FittedPolicy(
+            network=self.network,
+            hidden_layers=list(self._task.learning.hidden_layers),
+            config=self._config,
+            replay=state.replay.snapshot(),
+            trajectories=self._task.trajectories,
+            gradient_steps=state.gradient_steps,
+            losses=state.losses,
+            max_gradient_norm=state.max_gradient_norm,
+            returns=state.returns,
+        )

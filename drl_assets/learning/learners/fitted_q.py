@@ -1,30 +1,31 @@
-"""The default learner: full-information fitted Q with lambda-returns, by an ensemble over sessions.
+"""Full-information fitted Q-iteration with lambda-returns, by a cross-fitted ensemble.
 
 Because the telemetry of a recording is exogenous, the reward and the next state of all five actions
 are known at every recorded step (Sinclair et al. 2022, arXiv 2207.06272), at every isolation level.
 So there is nothing to explore: the returns of all actions are regressed on the state. Each member
-of the ensemble leaves one fold of sessions out. What a row is worth to the greedy policy is always
-asked of the member that has not seen its session, with frozen weights (a moving average of the
-learned ones), a few times per run; and on these answers the posterior of malice is calibrated. A
-policy that has memorised its sessions is thus trained, and judged, by what it does on others.
+of the ensemble leaves one fold of sessions out. The TD target of a row is always computed from the
+out-of-fold prediction of the member that has not seen its session, with a target network (a moving
+average of the weights, frozen a few times per run); on the same predictions the posterior of malice
+is calibrated. A policy that has memorised its sessions is thus trained, and judged, by what it does
+on others. Read `fit` first, then `td_target`, `update`, `loss` and `loss_gradient`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from drl_assets.learning.data import trajectories
 from drl_assets.learning.data.episodes import Bools, Floats, Ints
 from drl_assets.learning.data.replay_buffer import Columns
-from drl_assets.learning.learners.lambda_returns import masked_q, targets
+from drl_assets.learning.learners.calibration import platt_scaling
+from drl_assets.learning.learners.lambda_returns import lambda_targets, masked_q
 from drl_assets.learning.learners.mlp_ensemble import Layers, Stack
 from drl_assets.learning.learners.networks import HEADS, PosteriorQNetwork
 from drl_core.policy.actions import ACTION_COUNT, allowed
@@ -39,7 +40,7 @@ RECORDED_SHARE = 0.7
 
 @dataclass(frozen=True)
 class FittedConfig:
-    """Hyper-parameters of the default preset."""
+    """Hyper-parameters of one fit."""
 
     gradient_steps: int = 5000
     batch_size: int = 128
@@ -57,7 +58,7 @@ class FittedConfig:
     trace: float = 0.95
     """Lambda of the lambda-returns."""
     target_updates: int = 10
-    """How often in a run the targets are computed anew from the averaged weights."""
+    """How often in a run the target network, and with it the TD targets, are refreshed."""
     average: float = 0.998
     """Decay of the moving average of the weights."""
     clip: float = 10.0
@@ -75,7 +76,7 @@ class FittedState:
     averaged: Layers
     """Moving average of the weights: what is served."""
     frozen: Layers
-    """The average as it was at the last target update."""
+    """The target network: the average as it was at the last target update."""
     mean: Tensor
     scale: Tensor
     """Of the features, [30] each."""
@@ -153,8 +154,8 @@ def _fill(stack: Stack, champion: PosteriorQNetwork | None, seed: int) -> None:
                 weight[member].copy_(nn.init.xavier_uniform_(torch.empty(o, i)).T)
 
 
-def left_out(state: FittedState, x: Tensor, rows: Columns) -> Floats:
-    """What the frozen member that has not seen a row's session says of it.
+def out_of_fold(state: FittedState, x: Tensor, rows: Columns) -> Floats:
+    """Out-of-fold prediction: of each row by the frozen member that has not seen its session.
 
     Args:
         state: the members.
@@ -180,42 +181,11 @@ def left_out(state: FittedState, x: Tensor, rows: Columns) -> Floats:
     return result
 
 
-def calibrate(logit: Floats, rows: Columns) -> Tensor:
-    """Slope and offset of the logit (Platt 1999), by likelihood on left-out sessions, [2].
-
-    Every trajectory counts alike, all together as much as there are sessions, since windows and
-    trajectories of one session are no independent evidence; a normal prior holds slope and offset
-    to (1, 0) where there is little.
-
-    Args:
-        logit: [N], of members that have not seen the row's session.
-        rows: N rows.
-    """
-    begin = trajectories.starts(rows["last"])
-    lengths = np.diff(np.append(begin, len(logit)))
-    weight = np.repeat(1 / lengths, lengths) / len(begin) * len(np.unique(rows["session"]))
-    sign = np.where(rows["malicious"], 1.0, -1.0)
-
-    def objective(parameters: Floats) -> tuple[float, Floats]:
-        slope, offset = parameters
-        margin = sign * (slope * logit + offset)
-        slack = -sign * weight / (1 + np.exp(np.clip(margin, -500, 500)))
-        loss = (weight * np.logaddexp(0, -margin)).sum()
-        prior = 0.5 * (slope - 1) ** 2 + 0.05 * offset**2
-        gradient = np.array([(slack * logit).sum() + slope - 1, slack.sum() + 0.1 * offset])
-        return float(loss + prior), gradient
-
-    found = minimize(
-        objective, np.array([1.0, 0.0]), jac=True, bounds=[(0.02, 10.0), (-20.0, 20.0)]
-    )
-    return torch.tensor(found.x, dtype=torch.float32)
-
-
-def utility_left_out(state: FittedState, rows: Columns, config: FittedConfig) -> Floats:
+def out_of_fold_utility(state: FittedState, rows: Columns, config: FittedConfig) -> Floats:
     """Discounted return of each trajectory under the member that has not seen its session, [E]."""
-    heads = left_out(state, _standardised(state, rows), rows)
+    heads = out_of_fold(state, _standardised(state, rows), rows)
     ended = {**rows, "terminated": rows["last"]}  # nothing is owed beyond the record
-    y = targets(heads, state.calibration, ended, config.gamma, 1.0)
+    y = lambda_targets(heads, state.calibration, ended, config.gamma, 1.0)
     begin = trajectories.starts(rows["last"])
     greedy = masked_q(heads, state.calibration, rows)[begin, 0].argmax(axis=1)
     result: Floats = y[begin, 0, greedy]
@@ -231,7 +201,7 @@ def fit(
     state: FittedState,
     rows: Columns,
     config: FittedConfig,
-    on_refresh: Callable[[FittedState], None] = lambda _: None,
+    on_stretch: Callable[[FittedState], None] = lambda _: None,
     recent: Bools | None = None,
 ) -> None:
     """Train until `config.gradient_steps`, in place.
@@ -240,7 +210,7 @@ def fit(
         state: where to begin; a state restored from a checkpoint goes on bit for bit.
         rows: the replay, N rows of `trajectories.ROW_COLUMNS`.
         config: hyper-parameters.
-        on_refresh: called after each stretch between target updates, to save or show progress.
+        on_stretch: called after the steps between two target updates, to save or show progress.
         recent: [N], rows that half of every batch is drawn from (default: all alike).
 
     Raises:
@@ -249,17 +219,16 @@ def fit(
     x = _standardised(state, rows)
     mask = torch.from_numpy(allowed(rows["level"].reshape(-1))).to(x.device)
     malicious = torch.from_numpy(rows["malicious"].repeat(rows["level"].shape[1])).to(x.device)
-    groups = _groups(rows["fold"], config.members, recent)
+    groups = fold_groups(rows["fold"], config.members, recent)
     period = -(-config.gradient_steps // config.target_updates)
     while state.step < config.gradient_steps:
-        y = refresh(state, x, rows, config)
-        y = torch.where(mask, y.to(x.device), 0.0)
+        y = torch.where(mask, td_target(state, x, rows, config).to(x.device), 0.0)
         steps = min(period, config.gradient_steps - state.step)
-        drawn = _draw(groups, rows["level"].shape[1], steps, config.batch_size, state.rng)
+        drawn = draw_batches(groups, rows["level"].shape[1], steps, config.batch_size, state.rng)
         stretch = []
         for chosen in torch.from_numpy(drawn).to(x.device):
-            batch = x[chosen], y[chosen], mask[chosen], malicious[chosen]
-            stretch.append(_gradient_step(state, *batch, config))
+            batch = Batch(x[chosen], y[chosen], mask[chosen], malicious[chosen])
+            stretch.append(update(state, batch, config))
         losses, norms = (torch.stack(parts) for parts in zip(*stretch, strict=True))
         state.max_gradient_norm = max(state.max_gradient_norm, float(norms.max()))
         state.losses.append(float(losses.mean()))
@@ -267,32 +236,47 @@ def fit(
             raise FloatingPointError(
                 f"loss is {state.losses[-1]} at step {state.step}: lower learning_rate"
             )
-        on_refresh(state)
+        on_stretch(state)
     state.frozen.flat.copy_(state.averaged.flat)
     if config.calibrate and rows["fold"].max(initial=-1) >= 0:
-        state.calibration = calibrate(left_out(state, x, rows)[:, 0, 0], rows)
+        state.calibration = platt_scaling(out_of_fold(state, x, rows)[:, 0, 0], rows)
 
 
-def refresh(state: FittedState, x: Tensor, rows: Columns, config: FittedConfig) -> Tensor:
-    """Freeze the averaged weights, calibrate them, and compute the targets, [N * L, 5]."""
+def td_target(state: FittedState, x: Tensor, rows: Columns, config: FittedConfig) -> Tensor:
+    """Refresh the target network, calibrate it, and compute its TD(lambda) targets, [N * L, 5].
+
+    The target network is the averaged weights, frozen here; a row's bootstrap values are those of
+    the member that has not seen its session.
+    """
     state.frozen.flat.copy_(state.averaged.flat)
-    heads = left_out(state, x, rows)
+    heads = out_of_fold(state, x, rows)
     if config.calibrate and state.step and rows["fold"].max(initial=-1) >= 0:
-        state.calibration = calibrate(heads[:, 0, 0], rows)
-    y = targets(heads, state.calibration, rows, config.gamma, config.trace).reshape(
-        -1, ACTION_COUNT
-    )
-    return torch.from_numpy(y.astype(np.float32))
+        state.calibration = platt_scaling(heads[:, 0, 0], rows)
+    y = lambda_targets(heads, state.calibration, rows, config.gamma, config.trace)
+    return torch.from_numpy(y.reshape(-1, ACTION_COUNT).astype(np.float32))
 
 
-def _groups(fold: npt.NDArray[np.int8], members: int, recent: Bools | None) -> list[list[Ints]]:
+class Batch(NamedTuple):
+    """A mini-batch of each member."""
+
+    x: Tensor
+    """Standardised features, [K, B, 30]."""
+    td_target: Tensor
+    """[K, B, 5]."""
+    mask: Tensor
+    """Actions that are allowed, [K, B, 5]."""
+    malicious: Tensor
+    """Labels, [K, B]."""
+
+
+def fold_groups(fold: npt.NDArray[np.int8], members: int, recent: Bools | None) -> list[list[Ints]]:
     """For each member the rows of other folds: recent ones and older ones, where there are both."""
     parts = [np.ones(len(fold), dtype=np.bool_)] if recent is None else [recent, ~recent]
     found = [[np.flatnonzero(part & (fold != k)) for part in parts] for k in range(members)]
     return [[part for part in member if len(part)] for member in found]
 
 
-def _draw(
+def draw_batches(
     groups: list[list[Ints]], levels: int, steps: int, batch: int, rng: np.random.Generator
 ) -> Ints:
     """Flat row numbers of every batch of a stretch, [steps, K, batch]."""
@@ -308,46 +292,45 @@ def _draw(
     return rows * levels + level
 
 
-def _gradient_step(
-    state: FittedState,
-    x: Tensor,
-    y: Tensor,
-    mask: Tensor,
-    malicious: Tensor,
-    config: FittedConfig,
-) -> tuple[Tensor, Tensor]:
-    """One batch for every member; returns losses [K] and the gradients' norms after clipping [K].
-
-    The loss of a row is the cross-entropy of its label plus the mean squared error of the Q-values
-    given that label; the other label's head learns nothing from it.
-    """
-    noise = torch.from_numpy(state.rng.standard_normal(x.shape, dtype=np.float32)).to(x.device)
-    heads = state.stack.forward(torch.add(x, noise, alpha=config.input_noise))
-    label = malicious.to(heads.dtype)
-    surprise = torch.sigmoid(heads[..., 0]) - label
-    benign, bad = heads[..., 1 : 1 + ACTION_COUNT], heads[..., 1 + ACTION_COUNT :]
-    error = torch.where(mask, torch.where(malicious[..., None], bad, benign) - y, 0.0)
-    slope = error * (2 / (ACTION_COUNT * x.shape[1]))
-    d_out = torch.cat(
-        (
-            (surprise / x.shape[1])[..., None],
-            slope * ~malicious[..., None],
-            slope * malicious[..., None],
-        ),
-        dim=-1,
-    )
-    losses = nn.functional.binary_cross_entropy_with_logits(heads[..., 0], label, reduction="none")
-    losses = losses.mean(dim=1) + error.square().mean(dim=(1, 2))
-    state.stack.backward(d_out)
+def update(state: FittedState, batch: Batch, config: FittedConfig) -> tuple[Tensor, Tensor]:
+    """One gradient step of every member; losses [K] and gradient norms after clipping [K]."""
+    noise = torch.from_numpy(state.rng.standard_normal(batch.x.shape, dtype=np.float32))
+    noisy = torch.add(batch.x, noise.to(batch.x.device), alpha=config.input_noise)
+    heads = state.stack.forward(noisy)
+    error = td_error(heads, batch)
+    losses = loss(heads, error, batch)
+    state.stack.backward(loss_gradient(heads, error, batch))
     norms = state.stack.clip(config.clip)
     progress = state.step / config.gradient_steps
-    state.stack.step(
-        config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress)), config.weight_decay
-    )
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    state.stack.step(config.learning_rate * cosine, config.weight_decay)
     state.step += 1
     # early steps count for less, so that a run does not start from its first weights' average
     state.stack.average_into(state.averaged, min(config.average, state.step / (state.step + 10)))
     return losses, norms.clamp(max=config.clip)
+
+
+def td_error(heads: Tensor, batch: Batch) -> Tensor:
+    """Q-values given the row's label minus their TD targets, [K, B, 5]; 0 where masked."""
+    benign, bad = heads[..., 1 : 1 + ACTION_COUNT], heads[..., 1 + ACTION_COUNT :]
+    q_values = torch.where(batch.malicious[..., None], bad, benign)
+    return torch.where(batch.mask, q_values - batch.td_target, 0.0)
+
+
+def loss(heads: Tensor, error: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of the label plus the mean squared TD error, mean over the batch, [K]."""
+    label = batch.malicious.to(heads.dtype)
+    entropy = nn.functional.binary_cross_entropy_with_logits(heads[..., 0], label, reduction="none")
+    return entropy.mean(dim=1) + error.square().mean(dim=(1, 2))
+
+
+def loss_gradient(heads: Tensor, error: Tensor, batch: Batch) -> Tensor:
+    """The derivative of `loss` by the heads, [K, B, 11]; the other label's head learns nothing."""
+    malicious, size = batch.malicious, batch.x.shape[1]
+    surprise = torch.sigmoid(heads[..., 0]) - malicious.to(heads.dtype)
+    slope = error * (2 / (ACTION_COUNT * size))
+    of_benign, of_malicious = slope * ~malicious[..., None], slope * malicious[..., None]
+    return torch.cat(((surprise / size)[..., None], of_benign, of_malicious), dim=-1)
 
 
 def dump(state: FittedState) -> dict[str, Any]:
@@ -365,8 +348,8 @@ def dump(state: FittedState) -> dict[str, Any]:
     }
 
 
-def restore(state: FittedState, saved: dict[str, Any]) -> None:
-    """Bring a fresh state to where `dump` was called; `fit` refreshes the frozen weights itself."""
+def restore(state: FittedState, saved: Mapping[str, Any]) -> None:
+    """Bring a fresh state to where `dump` was called; `fit` refreshes the target network."""
     state.stack.restore(saved["stack"])
     state.averaged.flat.copy_(saved["averaged"])
     for name in ("calibration", "mean", "scale", "rng", "step", "losses", "max_gradient_norm"):

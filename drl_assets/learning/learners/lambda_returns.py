@@ -1,7 +1,7 @@
-"""Lambda-returns on recorded trajectories, for all five actions at once.
+"""TD(lambda) targets on recorded trajectories, for all five actions at once.
 
-What frozen members say of each row comes in; what the actions turned out to be worth under the
-greedy policy comes out, as targets of a regression, by one pass backwards through the lattice of
+The target network's predictions for each row come in; the lambda-returns of every action under the
+greedy policy come out, as targets of a regression, by one pass backwards through the lattice of
 windows x isolation levels.
 """
 
@@ -15,10 +15,10 @@ from drl_assets.learning.learners.networks import posterior_q
 from drl_core.policy.actions import Action, allowed
 
 
-def targets(
+def lambda_targets(
     heads: Floats, calibration: Tensor, rows: Columns, gamma: float, trace: float
 ) -> Floats:
-    """Regression targets of all five actions at every row and level.
+    """TD(lambda) targets of all five actions at every row and level.
 
     y(terminating a) = r_a;  y(continue) = r + gamma * U(next window);  y(isolate) = r + gamma *
     U(next window, one level above that in force), with U = (1 - lambda) max Q + lambda * y(greedy
@@ -26,7 +26,7 @@ def targets(
     with 0.
 
     Args:
-        heads: float64 [N, L, 11], what the frozen members say of the rows.
+        heads: float64 [N, L, 11], the target network's out-of-fold predictions.
         calibration: (slope, offset) of the logit, [2], on the CPU.
         rows: N rows of `trajectories.ROW_COLUMNS`, L levels.
         gamma: discount per window.

@@ -1,4 +1,4 @@
-"""How much to regularise, chosen by what the ensemble does on sessions that it left out.
+"""Model selection: how much to regularise, by cross-validation over whole sessions.
 
 How far a policy may trust the details of its recordings differs from source to source: noise on the
 inputs that saves one harms another. So a short run is made with each candidate, and the one whose
@@ -9,8 +9,9 @@ and what it cost is part of the checkpoint.
 
 import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 
@@ -40,13 +41,42 @@ FINALISTS = 2
 """Candidates that are trained in full."""
 
 
-def choose(
+class Trial(TypedDict):
+    """A candidate's short run; a plain dictionary, as checkpoints and manifests keep it."""
+
+    input_noise: float
+    weight_decay: float
+    utility: float
+    """Mean discounted return on left-out sessions."""
+    standard_error: float
+    """Of the utility, sessions as clusters."""
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class ModelSelection:
+    """How the hyper-parameters were chosen."""
+
+    validated: bool
+    """Whether sessions could be left out at all."""
+    chosen_on_rows: int
+    """Rows of the replay when the regularisation was chosen."""
+    validation: list[Trial] = field(default_factory=list)
+    left_out_utility: float | None = None
+    """Out-of-fold utility of the policy that was kept."""
+    finalists_left_out_utility: list[float] | None = None
+
+
+Config = TypeVar("Config", bound=FittedConfig)
+
+
+def select_finalists(
     rows: Columns,
-    config: FittedConfig,
+    config: Config,
     learning: Learning,
     on_candidate: Callable[[int, int], None] = lambda done, steps: None,
-) -> tuple[list[FittedConfig], list[dict[str, Any]]]:
-    """The configurations of highest utility on left-out sessions, the best first.
+) -> tuple[list[Config], list[Trial]]:
+    """The configurations of highest out-of-fold utility, the best first.
 
     Args:
         rows: training rows with their folds.
@@ -55,31 +85,31 @@ def choose(
         on_candidate: told how many candidates are done, and the steps of each.
 
     Returns:
-        FINALISTS configurations, and of each candidate its hyper-parameters, `utility` (mean
-        discounted return on left-out sessions), `standard_error` (sessions as clusters), `cpu_s`.
+        FINALISTS configurations, and the trial of each candidate.
     """
     device, steps = choose_device(learning.device), learning.validation_steps
-    tried: list[dict[str, Any]] = []
+    trials: list[Trial] = []
     for done, candidate in enumerate(CANDIDATES):
         began = time.process_time()
         short = dataclasses.replace(_with(config, candidate), gradient_steps=steps)
         state = fitted_q.start(short, rows, learning.member_layers, learning.seed, device)
         fitted_q.fit(state, rows, short)
-        returns = fitted_q.utility_left_out(state, rows, short)
-        tried.append(
-            {
-                **candidate._asdict(),
-                "utility": float(returns.mean()),
-                "standard_error": _clustered_error(returns, rows),
-                "cpu_s": time.process_time() - began,
-            }
+        returns = fitted_q.out_of_fold_utility(state, rows, short)
+        trials.append(
+            Trial(
+                input_noise=candidate.input_noise,
+                weight_decay=candidate.weight_decay,
+                utility=float(returns.mean()),
+                standard_error=_clustered_error(returns, rows),
+                cpu_s=time.process_time() - began,
+            )
         )
         on_candidate(done + 1, steps)
-    ranked = np.argsort([-one["utility"] for one in tried], kind="stable")[:FINALISTS]
-    return [_with(config, CANDIDATES[one]) for one in ranked], tried
+    ranked = np.argsort([-one["utility"] for one in trials], kind="stable")[:FINALISTS]
+    return [_with(config, CANDIDATES[one]) for one in ranked], trials
 
 
-def _with(config: FittedConfig, one: Candidate) -> FittedConfig:
+def _with(config: Config, one: Candidate) -> Config:
     return dataclasses.replace(config, input_noise=one.input_noise, weight_decay=one.weight_decay)
 
 
@@ -92,7 +122,7 @@ def _clustered_error(returns: Floats, rows: Columns) -> float:
     return float(np.sqrt(scale * (totals**2).sum()) / len(returns))
 
 
-def explain(hyperparameters: dict[str, Any]) -> str:
+def explain(hyperparameters: Mapping[str, Any]) -> str:
     """One sentence for the person who trained: what was chosen, and on what evidence."""
     noise, decay = hyperparameters["input_noise"], hyperparameters["weight_decay"]
     chosen = f"input noise {noise:g}, weight decay {decay:g}"

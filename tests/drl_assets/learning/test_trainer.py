@@ -162,7 +162,7 @@ def test_progress_of_other_settings_labels_or_costs_is_not_taken(
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(checkpoints, "fingerprint", record)
             with pytest.raises(Killed):
-                train(frame, learning, costs=costs)
+                train(frame, learning, costs=costs, progress_path=tmp_path / "unfinished.pt")
         return seen[0]
 
     narrow = msgspec.structs.replace(learning, hidden_layers=[8], member_layers=[9])
@@ -236,7 +236,7 @@ def test_the_reports_target_changes_exactly_every_1000_gradient_steps(episodes: 
     )
     before, changes = flat(state.target), []
     for step in range(1, 2101):
-        dqn.gradient_steps(state, config, CPU)
+        dqn.update(state, config, CPU)
         now = flat(state.target)
         if not torch.equal(before, now):
             changes.append(step)

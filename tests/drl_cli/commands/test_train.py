@@ -100,3 +100,14 @@ def test_what_is_missing_is_told_beside_the_table(policy: Path, tmp_path: Path) 
     notes = " ".join(json.loads(done.stdout)["notes"])
     assert "no malicious episode" in notes
     assert "never measured: memory_usage" in notes
+
+
+def test_an_unknown_preset_is_refused_with_the_names_of_the_known(tmp_path: Path) -> None:
+    telemetry = written(tmp_path, EVENTS)
+    out = tmp_path / "out"
+    arguments = ["train", "--telemetry", telemetry, "--out", out, "--preset", "nonsense"]
+    done = CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert "--preset nonsense" in done.output
+    assert "known are: default, report" in done.output
+    assert not out.exists()

@@ -136,7 +136,7 @@ def test_the_fitted_policy_leaves_at_most_a_fourteenth_of_always_watchings_regre
     config = FittedConfig(gradient_steps=1500, members=2, input_noise=0.25)
     episodes = from_experiences(transforms.experiences_of([generate(1000, seed=0)], COSTS))
     rows = trajectories.rows_of(episodes, np.random.default_rng(0), COSTS)
-    rows["fold"], _ = cross_fitting.assign(rows, config.members)
+    rows["fold"], _ = cross_fitting.assign_folds(rows, config.members)
     state = fitted_q.start(config, rows, [64, 64], 0, torch.device("cpu"))
     fitted_q.fit(state, rows, config)
     watching, regret = best() - value_of(None), best() - value_of(state.network)

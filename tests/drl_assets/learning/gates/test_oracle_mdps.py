@@ -281,7 +281,7 @@ def test_the_learner_comes_near_the_optimum_on_a_small_budget(oracle: Oracle, bo
     """Shares of always-monitor's regret: of three seeds at most 0.040 on G1 and 0.103 on G2."""
     config = FittedConfig(gradient_steps=1500, members=2, input_noise=0.5)
     rows = oracle.sample(1000, seed=100)
-    rows["fold"], validated = cross_fitting.assign(rows, config.members)
+    rows["fold"], validated = cross_fitting.assign_folds(rows, config.members)
     assert validated
     state = fitted_q.start(config, rows, [64, 64], 0, torch.device("cpu"))
     fitted_q.fit(state, rows, config)

@@ -37,7 +37,7 @@ def test_sessions_are_dealt_out_evenly_within_each_class(
     sessions: list[tuple[bool, int]], members: int, seed: int
 ) -> None:
     rows = rows_of(sessions, seed)
-    fold, validated = cross_fitting.assign(rows, members)
+    fold, validated = cross_fitting.assign_folds(rows, members)
     malicious = sum(bad for bad, _ in sessions)
     assert validated == (members >= 2 and min(malicious, len(sessions) - malicious) >= 2)
     assert fold.dtype == np.int8
@@ -59,10 +59,10 @@ def test_a_session_keeps_its_fold_when_others_come(
     old: list[tuple[bool, int]], new: list[tuple[bool, int]], members: int, seed: int
 ) -> None:
     past = rows_of(old, seed)
-    past["fold"], before = cross_fitting.assign(past, members)
+    past["fold"], before = cross_fitting.assign_folds(past, members)
     more = rows_of(new, seed, first=len(old))
     rows = {name: np.concatenate((past[name], more[name])) for name in past}
-    fold, validated = cross_fitting.assign(rows, members)
+    fold, validated = cross_fitting.assign_folds(rows, members)
     if before:
         assert validated
         np.testing.assert_array_equal(fold[: len(past["fold"])], past["fold"])
@@ -77,7 +77,7 @@ def test_a_session_of_both_kinds_is_a_malicious_one() -> None:
         "malicious": np.array([False, True, True, False, False]),
         "fold": np.full(5, -1, dtype=np.int8),
     }
-    fold, validated = cross_fitting.assign(rows, 2)
+    fold, validated = cross_fitting.assign_folds(rows, 2)
     assert validated
     assert fold[0] == fold[1] != fold[2]
     assert fold[3] != fold[4]
@@ -89,6 +89,6 @@ def test_a_class_that_the_replay_has_left_in_one_fold_is_assigned_anew() -> None
         "malicious": np.array([False, False, True, True]),
         "fold": np.array([0, 1, 1, 1], dtype=np.int8),
     }
-    fold, validated = cross_fitting.assign(rows, 2)
+    fold, validated = cross_fitting.assign_folds(rows, 2)
     assert validated
     assert set(fold[:2]) == set(fold[2:]) == {0, 1}

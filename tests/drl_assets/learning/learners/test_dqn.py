@@ -35,11 +35,11 @@ def plain_steps(state: DQNState, count: int) -> tuple[QNetwork, list[float]]:
         drawn = state.replay.sample(CONFIG.batch_size, state.rng)
         batch = {name: torch.from_numpy(column) for name, column in drawn.items()}
         with torch.no_grad():
-            following = target(batch["next_state"]).max(dim=1).values
-            goal = batch["reward"] + CONFIG.gamma * following * ~batch["terminated"]
+            next_q_values = target(batch["next_state"]).max(dim=1).values
+            td_target = batch["reward"] + CONFIG.gamma * next_q_values * ~batch["terminated"]
         q = network(batch["state"]).gather(1, batch["action"][:, None])[:, 0]
         optimizer.zero_grad()
-        loss = torch.nn.functional.mse_loss(q, goal)
+        loss = torch.nn.functional.mse_loss(q, td_target)
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.item())
         torch.nn.utils.clip_grad_norm_(network.parameters(), CONFIG.clip)
@@ -56,7 +56,7 @@ def test_steps_at_once_are_steps_one_by_one_and_those_of_autograd(at_once: int) 
     losses: list[float] = []
     while state.gradient_steps < 50:
         count = min(at_once, 50 - state.gradient_steps)
-        found, norms = dqn.gradient_steps(state, CONFIG, CPU, count)
+        found, norms = dqn.update(state, CONFIG, CPU, count)
         assert len(norms) == count
         losses += found.tolist()
     for got, wanted in zip(state.network.parameters(), expected.parameters(), strict=True):

@@ -15,6 +15,7 @@ from drl_assets.learning.data.episodes import Episodes
 from drl_assets.learning.data.replay_buffer import Columns
 from drl_assets.learning.learners import checkpoint as checkpoints
 from drl_assets.learning.learners import cross_fitting, fitted_q, lambda_returns, model_selection
+from drl_assets.learning.learners.calibration import platt_scaling
 from drl_assets.learning.learners.fitted_q import FittedConfig, FittedState
 from drl_assets.learning.learners.mlp_ensemble import Stack
 from drl_assets.learning.learners.networks import HEADS, PosteriorQNetwork
@@ -28,7 +29,7 @@ CONFIG = FittedConfig(gradient_steps=40, members=3, target_updates=4, batch_size
 def rows(episodes: Episodes) -> Columns:
     """Rows of 24 episodes, sessions in three folds."""
     found = trajectories.rows_of(episodes, np.random.default_rng(0))
-    found["fold"], validated = cross_fitting.assign(found, CONFIG.members)
+    found["fold"], validated = cross_fitting.assign_folds(found, CONFIG.members)
     assert validated
     return found
 
@@ -124,11 +125,11 @@ def test_targets_come_from_weights_that_are_frozen_between_refreshes(rows: Colum
 def test_between_refreshes_the_learned_weights_do_not_move_the_targets(rows: Columns) -> None:
     state = begin(rows)
     x = fitted_q._standardised(state, rows)
-    y = fitted_q.refresh(state, x, rows, CONFIG)
+    y = fitted_q.td_target(state, x, rows, CONFIG)
     state.stack.parameters.flat.add_(1.0)
-    assert torch.equal(fitted_q.refresh(state, x, rows, CONFIG), y), "only the average is asked"
+    assert torch.equal(fitted_q.td_target(state, x, rows, CONFIG), y), "only the average is asked"
     state.averaged.flat.add_(1.0)
-    assert not torch.equal(fitted_q.refresh(state, x, rows, CONFIG), y)
+    assert not torch.equal(fitted_q.td_target(state, x, rows, CONFIG), y)
 
 
 def test_the_hand_written_fit_is_that_of_autograd(
@@ -158,10 +159,10 @@ def test_the_hand_written_fit_is_that_of_autograd(
 def test_a_member_never_speaks_of_sessions_it_has_seen(rows: Columns, member: int) -> None:
     state = fit(rows)
     x = fitted_q._standardised(state, rows)
-    before = fitted_q.left_out(state, x, rows)
+    before = fitted_q.out_of_fold(state, x, rows)
     assert before.shape == (len(rows["last"]), 4, HEADS)
     state.frozen.flat[member] += 1.0
-    changed = (fitted_q.left_out(state, x, rows) != before).any(axis=(1, 2))
+    changed = (fitted_q.out_of_fold(state, x, rows) != before).any(axis=(1, 2))
     np.testing.assert_array_equal(changed, rows["fold"] == member)
 
 
@@ -184,7 +185,7 @@ def test_without_folds_the_mean_of_the_members_is_taken(rows: Columns) -> None:
     alone = {**rows, "fold": np.full(len(rows["fold"]), -1, dtype=np.int8)}
     state = fit(alone)
     assert state.calibration.tolist() == [1.0, 0.0], "nothing is left out to calibrate on"
-    heads = fitted_q.left_out(state, fitted_q._standardised(state, alone), alone)
+    heads = fitted_q.out_of_fold(state, fitted_q._standardised(state, alone), alone)
     states = torch.from_numpy(alone["state"])
     with torch.no_grad():
         expected = state.network.heads(states.flatten(0, 1)).mean(dim=0)
@@ -195,9 +196,9 @@ def test_the_utility_left_out_is_that_of_playing_each_members_answers(rows: Colu
     """At the recording's level, until the first action that is not watching."""
     state = fit(rows)
     x = fitted_q._standardised(state, rows)
-    answers = fitted_q.left_out(state, x, rows)
+    answers = fitted_q.out_of_fold(state, x, rows)
     q = lambda_returns.masked_q(answers, state.calibration, rows)
-    found = fitted_q.utility_left_out(state, rows, CONFIG)
+    found = fitted_q.out_of_fold_utility(state, rows, CONFIG)
     begins = trajectories.starts(rows["last"])
     assert found.shape == begins.shape
     for e, low in enumerate(begins):
@@ -229,7 +230,7 @@ def bernoulli(count: int, slope: float, offset: float) -> tuple[np.ndarray, Colu
 @given(slope=st.floats(0.2, 3), offset=st.floats(-2, 2))
 def test_calibration_finds_the_slope_and_offset_of_the_labels(slope: float, offset: float) -> None:
     logit, rows = bernoulli(20_000, slope, offset)
-    found = fitted_q.calibrate(logit, rows).tolist()
+    found = platt_scaling(logit, rows).tolist()
     assert found == pytest.approx([slope, offset], abs=0.2)
 
 
@@ -245,7 +246,7 @@ def test_calibration_holds_to_the_identity_where_nothing_is_learned(
         "session": np.zeros(count * 1000),  # one session: hardly any weight
         "last": np.ones(count * 1000, dtype=np.bool_),
     }
-    found = fitted_q.calibrate(np.full(count * 1000, logit), rows)
+    found = platt_scaling(np.full(count * 1000, logit), rows)
     assert found.tolist() == pytest.approx([1.0, 0.0], abs=0.05)
 
 
@@ -255,13 +256,13 @@ def test_long_trajectories_weigh_as_much_as_short_ones() -> None:
     longer = {name: column.repeat(many) for name, column in rows.items()}
     longer["last"] = np.zeros(many.sum(), dtype=np.bool_)
     longer["last"][np.cumsum(many) - 1] = True
-    found = fitted_q.calibrate(logit.repeat(many), longer)
-    torch.testing.assert_close(found, fitted_q.calibrate(logit, rows), atol=1e-4, rtol=0)
+    found = platt_scaling(logit.repeat(many), longer)
+    torch.testing.assert_close(found, platt_scaling(logit, rows), atol=1e-4, rtol=0)
 
 
 def test_validation_picks_what_does_best_on_left_out_sessions(rows: Columns) -> None:
-    chosen, tried = model_selection.choose(rows, CONFIG, SMALL)
-    again, retried = model_selection.choose(rows, CONFIG, SMALL)
+    chosen, tried = model_selection.select_finalists(rows, CONFIG, SMALL)
+    again, retried = model_selection.select_finalists(rows, CONFIG, SMALL)
     assert chosen == again
     utility = [one["utility"] for one in tried]
     assert utility == [one["utility"] for one in retried]
@@ -287,8 +288,8 @@ def test_a_champion_is_gone_on_from(rows: Columns) -> None:
 
 def test_half_of_every_batch_is_recent_where_some_rows_are(rows: Columns) -> None:
     recent = np.arange(len(rows["last"])) % 3 == 0
-    groups = fitted_q._groups(rows["fold"], 3, recent)
-    drawn = fitted_q._draw(groups, 4, 20, 32, np.random.default_rng(0)) // 4
+    groups = fitted_q.fold_groups(rows["fold"], 3, recent)
+    drawn = fitted_q.draw_batches(groups, 4, 20, 32, np.random.default_rng(0)) // 4
     assert (recent[drawn].sum(axis=2) == 16).all()
     for member in range(3):
         assert not (rows["fold"][drawn[:, member]] == member).any()
@@ -300,5 +301,5 @@ def test_a_gpu_fits_as_well(rows: Columns) -> None:
     slow, fast = (fitted_q.start(config, rows, [8], 0, torch.device(d)) for d in ("cpu", "cuda"))
     for state in (slow, fast):
         fitted_q.fit(state, rows, config)
-    worth = [fitted_q.utility_left_out(state, rows, config).mean() for state in (slow, fast)]
+    worth = [fitted_q.out_of_fold_utility(state, rows, config).mean() for state in (slow, fast)]
     assert worth[0] == pytest.approx(worth[1], abs=0.2)

@@ -64,7 +64,7 @@ def test_targets_are_those_of_the_recursion(
     rows = lattice(rng, lengths, levels)
     heads = rng.normal(-1, 1, (sum(lengths), levels, HEADS))
     q = lambda_returns.masked_q(heads, IDENTITY, rows)
-    y = lambda_returns.targets(heads, IDENTITY, rows, gamma, trace)
+    y = lambda_returns.lambda_targets(heads, IDENTITY, rows, gamma, trace)
     assert y.shape == (*heads.shape[:2], ACTION_COUNT)
     assert np.array_equal(np.isfinite(y), np.isfinite(rows["rewards"]))
     for row in range(len(heads)):
@@ -102,11 +102,11 @@ def test_targets_by_hand() -> None:
         "terminated": np.array([False, True]),
     }
     heads = np.tile(np.r_[0.0, np.tile(-np.arange(1.0, 6), 2)], (2, 1, 1))
-    y = lambda_returns.targets(heads, IDENTITY, rows, gamma=0.9, trace=0.5)[:, 0]
+    y = lambda_returns.lambda_targets(heads, IDENTITY, rows, gamma=0.9, trace=0.5)[:, 0]
     value = 0.5 * -1.0 + 0.5 * -0.1  # half the members' word, half what followed
     np.testing.assert_allclose(y[1], rewards[1], atol=1e-6)
     expected = [-0.5 + 0.9 * value, -0.6 + 0.9 * value, -8, -6, -1]
     np.testing.assert_allclose(y[0], expected, atol=1e-6)
     rows["terminated"] = np.array([False, False])  # truncated: the last state's own value
-    y = lambda_returns.targets(heads, IDENTITY, rows, gamma=0.9, trace=0.5)[:, 0]
+    y = lambda_returns.lambda_targets(heads, IDENTITY, rows, gamma=0.9, trace=0.5)[:, 0]
     np.testing.assert_allclose(y[1], [-0.1 - 0.9, -0.2 - 0.9, -8, -6, -1], atol=1e-6)
