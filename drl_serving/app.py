@@ -15,13 +15,13 @@ from litestar import Litestar
 from drl_core.reload import Reload, Watcher
 from drl_core.settings import Settings
 from drl_serving import routes
-from drl_serving.access.service import Access, require_credentials
+from drl_serving.access.service import AccessControl, require_credentials
 from drl_serving.audit.log import Audit
 from drl_serving.audit.refusals import Refusals
-from drl_serving.background import Upkeep, again_and_again
+from drl_serving.background import Maintenance, run_forever
 from drl_serving.console.health import Overview
 from drl_serving.console.page_context import Console
-from drl_serving.console.sessions import Sessions
+from drl_serving.console.sessions import ConsoleSessions
 from drl_serving.decisions.engine.action_selection import Rules
 from drl_serving.decisions.engine.batcher import Batcher
 from drl_serving.decisions.engine.service import DecisionService
@@ -32,8 +32,8 @@ from drl_serving.decisions.log_controller import Feeds
 from drl_serving.decisions.state.decision_reader import DecisionReader
 from drl_serving.decisions.state.episode_store import EpisodeStore
 from drl_serving.decisions.state.journal import Journal
-from drl_serving.gateway.gateway import Front, Headers, LeanRoute
-from drl_serving.http.options import Methods
+from drl_serving.gateway.gateway import FastPathRoute, Gateway, GatewayHeaders
+from drl_serving.http.options import OptionsMiddleware
 from drl_serving.http.request_body import Limits
 from drl_serving.http.security_headers import json_headers, page_headers
 from drl_serving.live_settings import LiveSettings
@@ -72,7 +72,7 @@ class Service:
         self.state = SharedState(settings.state_path, serving.max_episodes)
         self.audit = Audit(settings.home_path / "audit")
         refused = Refusals(self.metrics, self.audit)
-        self.access = Access(settings, self.state.env, self.state.buckets, refused)
+        self.access = AccessControl(settings, self.state.env, self.state.buckets, refused)
         self.models = ModelHolder(settings, self.metrics)
         self.inference = Inference(settings, self.models, self.audit)
         self.episodes = EpisodeStore(self.state, serving.max_episodes, serving.episode_ttl_s)
@@ -89,25 +89,27 @@ class Service:
         kept = self.storage.outbox if self.storage.database else None
         self.journal = Journal(self.state, kept)
         self.reader = DecisionReader(self.journal, self.storage, self.models)
-        self.upkeep = Upkeep(self.access, self.metrics, self.storage, settings.database_url)
+        self.maintenance = Maintenance(
+            self.access, self.metrics, self.storage, settings.database_url
+        )
         self.metrics.watch_episodes(lambda: len(self.episodes))
         self.metrics.watch_gauge(self.metrics.telemetry_buffered, lambda: self.telemetry.waiting)
         self.batcher = Batcher(self.decisions, self.models)
         self.rows = RowDecider(self.models, self.decisions, self.limits)
         self.inferrer = Inferrer(self.inference, self.limits)
-        lean: dict[str, LeanRoute] = {
+        lean: dict[str, FastPathRoute] = {
             "/v1/decisions": LeanDecision(self.access, self.batcher),
             "/v1/decisions/rows": LeanRows(self.access, self.rows),
             PATH: LeanInfer(self.access, self.inferrer),
         }
         tls = serving.tls_certificate is not None
-        headers = Headers(json_headers(tls), page_headers(tls))
-        sessions = Sessions(self.access, settings.keys_path, secure=tls)
+        headers = GatewayHeaders(json_headers(tls), page_headers(tls))
+        sessions = ConsoleSessions(self.access, settings.keys_path, secure=tls)
         self.console = Console(sessions, self.access)
         traced = settings.observability.otlp_endpoint is not None
         self.spans = SpanExporter(settings.observability) if traced else None
-        self.front = Front(
-            Methods(routes.application(self._parts(), self.lifespan)),
+        self.gateway = Gateway(
+            OptionsMiddleware(routes.application(self._parts(), self.lifespan)),
             self.access,
             self.metrics,
             self.spans,
@@ -115,7 +117,7 @@ class Service:
             headers,
             sessions.principal,
         )
-        self.metrics.watch_gauge(self.metrics.in_flight, lambda: self.front.in_flight)
+        self.metrics.watch_gauge(self.metrics.in_flight, lambda: self.gateway.in_flight)
         self.live = watcher and LiveSettings(settings, watcher, self._reload)
         self.configure(settings)
 
@@ -129,11 +131,11 @@ class Service:
         self.limits.timeout_s = serving.request_timeout_s
         self.models.set_challenger(serving.challenger)
         self.access.configure(settings.access)
-        self.upkeep.kept_days = serving.decision_log_days
-        self.front.max_queue_s = serving.max_queue_ms / 1000
-        self.front.timeout_s = serving.request_timeout_s
-        self.front.max_body = serving.max_body_bytes
-        self.front.trace_share = settings.observability.trace_share
+        self.maintenance.retention_days = serving.decision_log_days
+        self.gateway.max_queue_s = serving.max_queue_ms / 1000
+        self.gateway.timeout_s = serving.request_timeout_s
+        self.gateway.max_body = serving.max_body_bytes
+        self.gateway.trace_share = settings.observability.trace_share
         if self._logs is not None:
             self._logs.set_level(settings.observability.log_level)
 
@@ -152,18 +154,18 @@ class Service:
         """Load the model, then serve, with what has to be done now and then beside it."""
         await self.models.poll()
         await self.storage.open()
-        watches = [
+        background = [
             self.models.watch,
             self.shadow.watch,
-            self.metrics.watch,
+            self.metrics.flush_periodically,
             self.journal.watch,
-            self.front.watch,
-            self.upkeep.look_after,
-            self.upkeep.prune,
+            self.gateway.cancel_overdue_requests,
+            self.maintenance.reload_credentials_and_report_outbox,
+            self.maintenance.prune_decision_log,
         ]
         if self.live:
-            watches.append(self.live.watch)
-        tasks = [asyncio.create_task(again_and_again(watch)) for watch in watches]
+            background.append(self.live.poll_periodically)
+        tasks = [asyncio.create_task(run_forever(work)) for work in background]
         calls = None
         if self.settings.serving.grpc_port is not None:
             from drl_serving.open_inference.grpc import (
@@ -222,6 +224,6 @@ class Service:
 
 def create_app(
     settings: Settings, watcher: Watcher | None = None, logs: Logs | None = None
-) -> Front:
+) -> Gateway:
     """Build the service: an ASGI application for one worker."""
-    return Service(settings, watcher, logs).front
+    return Service(settings, watcher, logs).gateway

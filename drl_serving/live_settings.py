@@ -32,7 +32,7 @@ class LiveSettings:
         self._watcher = watcher
         self._take = take
 
-    async def watch(self) -> None:
+    async def poll_periodically(self) -> None:
         """Poll the files until cancelled."""
         while True:
             await asyncio.sleep(POLL_S)

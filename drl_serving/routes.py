@@ -15,7 +15,7 @@ from drl_serving.console.models import ModelPages
 from drl_serving.console.patterns import PatternPages
 from drl_serving.decisions.controller import DecisionController
 from drl_serving.decisions.log_controller import DecisionLogController
-from drl_serving.gateway.openapi_errors import Description
+from drl_serving.gateway.openapi_errors import OpenApiJson
 from drl_serving.health.controller import HealthController
 from drl_serving.http import openapi
 from drl_serving.http.problems import answer
@@ -56,7 +56,7 @@ def application(
         exception_handlers={Exception: answer},
         before_send=[parts["metrics"].before_send],
         lifespan=[lifespan],
-        openapi_config=openapi.config(Description()),
+        openapi_config=openapi.config(OpenApiJson()),
         request_max_body_size=parts["settings"].serving.max_body_bytes,
         logging_config=None,
     )

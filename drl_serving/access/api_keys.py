@@ -159,7 +159,7 @@ class KeyFile:
         return key
 
 
-class Keyring:
+class ApiKeyring:
     """The keys in memory, looked up by id."""
 
     def __init__(self, keys: Iterable[ApiKey] = ()) -> None:

@@ -7,7 +7,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import Guard
 
 from drl_serving.access.principal import Principal, Scope
-from drl_serving.access.service import Access, forbidden
+from drl_serving.access.service import AccessControl, forbidden
 
 
 def requires(scope: Scope) -> Guard:
@@ -24,7 +24,7 @@ def requires(scope: Scope) -> Guard:
         principal: Principal | None = connection.scope["state"].get("principal")
         if principal is None:
             raise forbidden(scope)
-        access: Access | None = connection.app.state.get("access")
+        access: AccessControl | None = connection.app.state.get("access")
         if access is not None:
             access.require(principal, scope, connection.client and connection.client.host)
         elif scope not in principal.scopes:

@@ -17,7 +17,7 @@ import structlog
 
 from drl_core.settings import Access as AccessSettings
 from drl_core.settings import Settings, SettingsError
-from drl_serving.access.api_keys import KeyFile, KeyFileError, Keyring
+from drl_serving.access.api_keys import ApiKeyring, KeyFile, KeyFileError
 from drl_serving.access.principal import ANONYMOUS, Principal
 from drl_serving.access.rate_limits import SharedBuckets, Throttle
 from drl_serving.http.problems import Problem
@@ -32,14 +32,14 @@ GUESSES_AT_ONCE = 10
 """Failed authentications of one address, in one worker."""
 PRUNE_S = 60.0
 
-Refused = Callable[[str, str, str | None], None]
+OnRefusal = Callable[[str, str, str | None], None]
 """Told of each refusal: reason (`missing`, `credentials`, `throttled`, `scope`, `rate`), the
 principal's id or `anonymous`, the client's address."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
 
-class Access:
+class AccessControl:
     """Authenticates, authorises and limits; one of it in each worker.
 
     Args:
@@ -58,11 +58,11 @@ class Access:
         settings: Settings,
         env: lmdb.Environment,
         buckets: Any,
-        refused: Refused = lambda reason, who, client: None,
+        refused: OnRefusal = lambda reason, who, client: None,
     ) -> None:
         self._file = KeyFile(settings.keys_path)
         self._stamp = _stamp(self._file)
-        self._keyring = Keyring(self._file.read())
+        self._keyring = ApiKeyring(self._file.read())
         self._tokens = _verifier(settings)
         self._required = self._stamp is not None or self._tokens is not None
         self._verified: dict[bytes, tuple[Principal, float]] = {}
@@ -157,7 +157,7 @@ class Access:
         self._stamp = stamp
         self._required = True
         try:
-            self._keyring = Keyring(self._file.read())
+            self._keyring = ApiKeyring(self._file.read())
         except (KeyFileError, OSError) as error:
             _log.error("API keys refused, those before stay", error=str(error))
             return False
@@ -290,4 +290,4 @@ def _seconds(until: dt.datetime) -> float:
     return until.timestamp() if until.year < 9000 else math.inf
 
 
-__all__ = ["Access", "Principal", "forbidden", "is_loopback", "require_credentials"]
+__all__ = ["AccessControl", "Principal", "forbidden", "is_loopback", "require_credentials"]

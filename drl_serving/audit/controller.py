@@ -12,6 +12,7 @@ from drl_serving.audit import log
 from drl_serving.audit.log import Audit
 from drl_serving.audit.schemas import AuditPage
 from drl_serving.http import openapi
+from drl_serving.http.cursor import CursorError
 from drl_serving.http.problems import Problem
 from drl_serving.http.query_params import Since, Until, moment
 
@@ -55,7 +56,7 @@ class AuditController(Controller):
                 before=before,
                 limit=limit,
             )
-        except log.CursorError as error:
+        except CursorError as error:
             raise _bad("before", str(error)) from None
 
 

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from drl_serving.audit.schemas import AuditPage, AuditRecord
+from drl_serving.http.cursor import CursorError
 from drl_serving.observability import redaction, tracing
 
 CAPACITY = 10_000
@@ -139,10 +140,6 @@ def _to_service_log(noted: AuditRecord) -> None:
     _log.error("audit record", **msgspec.to_builtins(noted))
 
 
-class CursorError(ValueError):
-    """A cursor that no page gave."""
-
-
 def read(
     folder: Path,
     *,
@@ -217,4 +214,4 @@ def _position(cursor: str | None) -> tuple[str, int] | None:
         dt.date.fromisoformat(day)
         return day, int(number)
     except ValueError:
-        raise CursorError(f"{cursor!r} is no cursor; send `next` of the page before") from None
+        raise CursorError from None

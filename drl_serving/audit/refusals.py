@@ -10,7 +10,7 @@ NOTES_AT_ONCE = 5
 
 
 class Refusals:
-    """What `Access` tells of a refusal, taken to the metrics and the audit log."""
+    """What `AccessControl` tells of a refusal, taken to the metrics and the audit log."""
 
     def __init__(self, metrics: Metrics, audit: Audit) -> None:
         self._metrics = metrics

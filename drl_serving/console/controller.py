@@ -22,6 +22,7 @@ from drl_serving.console.page_context import (
     problem_page,
 )
 from drl_serving.console.sessions import require_same_origin
+from drl_serving.http.cursor import CursorError
 from drl_serving.http.problems import Problem
 
 AUDIT_PAGE = 50
@@ -114,7 +115,7 @@ class ConsoleController(Controller):
                 before=before or None,
                 limit=AUDIT_PAGE,
             )
-        except log.CursorError as error:
+        except CursorError as error:
             raise Problem(400, "bad-request", str(error), "Go back to the newest.") from None
         asked = {"actor": actor, "action": action}
         return await console.page(request, "audit.html", found=found, asked=asked)

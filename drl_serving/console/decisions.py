@@ -14,11 +14,11 @@ from litestar.params import FromPath, FromQuery
 from drl_core.policy import actions
 from drl_core.policy.actions import Action
 from drl_serving.access.guards import requires
-from drl_serving.audit.noting import Noted
+from drl_serving.audit.hook import Audited
 from drl_serving.console.charts import Chart, Value, chart
 from drl_serving.console.page_context import Console, problem_page
 from drl_serving.console.pages import number, words
-from drl_serving.console.schemas import Row
+from drl_serving.console.schemas import TableRow
 from drl_serving.decisions.schemas import Decision, JournalEntry
 from drl_serving.decisions.state.decision_reader import DecisionReader
 from drl_serving.decisions.state.journal import Journal
@@ -26,7 +26,7 @@ from drl_serving.http.problems import Problem
 from drl_serving.models.input_validation import CARRY_COLUMNS, WINDOW_COLUMNS
 
 SHOWN = 50
-_noted = Noted("decision.read")
+_noted = Audited("decision.read")
 
 
 class DecisionPages(Controller):
@@ -160,8 +160,8 @@ def _newest(journal: Journal, sandbox: str, action: str) -> dict[str, Any]:
     }
 
 
-def _row(entry: JournalEntry) -> Row:
-    return Row(_time(entry), entry.decision)
+def _row(entry: JournalEntry) -> TableRow:
+    return TableRow(_time(entry), entry.decision)
 
 
 def _time(entry: JournalEntry) -> dt.datetime:

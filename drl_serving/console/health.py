@@ -13,7 +13,7 @@ from drl_core.settings import Settings
 from drl_core.storage.database import DatabaseUnavailable
 from drl_core.storage.outbox import OutboxError
 from drl_core.telemetry.landing import LandingZone
-from drl_serving.console.schemas import Fact, Health, Sensor, Standing
+from drl_serving.console.schemas import Fact, Sensor, Standing, SystemHealth
 from drl_serving.decisions.engine.service import DecisionService
 from drl_serving.decisions.state.journal import Journal
 from drl_serving.models.holder import ModelHolder
@@ -72,12 +72,12 @@ class Overview:
         self._storage = storage
         self._metrics = metrics
 
-    async def read(self) -> Health:
+    async def read(self) -> SystemHealth:
         """The overview now; the files are read in a thread, the database is waited for 2 s."""
         (facts, graph), (database, runs, sensors) = await asyncio.gather(
             asyncio.to_thread(self._files), self._database()
         )
-        return Health(
+        return SystemHealth(
             at=dt.datetime.now(dt.UTC),
             facts=[*self._models_told(), *facts, database],
             graph=[*graph, *runs],

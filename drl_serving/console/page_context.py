@@ -9,9 +9,9 @@ import structlog
 from litestar import Request, Response
 
 from drl_serving.access.principal import Principal, Scope
-from drl_serving.access.service import Access
+from drl_serving.access.service import AccessControl
 from drl_serving.console.pages import Pages, static_url
-from drl_serving.console.sessions import Sessions
+from drl_serving.console.sessions import ConsoleSessions
 from drl_serving.http.problems import Problem, as_problem
 
 AnyRequest = Request[Any, Any, Any]
@@ -35,7 +35,7 @@ _log = structlog.stdlib.get_logger(__name__)
 class Console:
     """Renders pages for a request; in threads, since templates are loaded when first used."""
 
-    def __init__(self, sessions: Sessions, access: Access) -> None:
+    def __init__(self, sessions: ConsoleSessions, access: AccessControl) -> None:
         self.sessions = sessions
         self.pages = Pages()
         self._access = access

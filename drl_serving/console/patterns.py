@@ -14,7 +14,7 @@ from drl_core.policy import features
 from drl_core.policy.actions import Action
 from drl_core.storage.patterns import AttackPattern
 from drl_serving.access.guards import requires
-from drl_serving.audit.noting import Noted
+from drl_serving.audit.hook import Audited
 from drl_serving.console.page_context import Console, problem_page
 from drl_serving.decisions.schemas import JournalEntry
 from drl_serving.decisions.state.decision_reader import DecisionReader
@@ -32,7 +32,7 @@ class PatternPages(Controller):
     path = "/console/patterns"
     include_in_schema = False
     guards = (requires("patterns"),)
-    before_request = Noted("patterns.read")
+    before_request = Audited("patterns.read")
     exception_handlers = {Exception: problem_page}  # noqa: RUF012 - as the framework reads it
 
     @get(operation_id="console_patterns")

@@ -36,7 +36,7 @@ class Sensor(Struct, frozen=True):
     """When it last started a run, in UTC."""
 
 
-class Health(Struct, frozen=True, kw_only=True):
+class SystemHealth(Struct, frozen=True, kw_only=True):
     """The overview."""
 
     at: dt.datetime
@@ -46,7 +46,7 @@ class Health(Struct, frozen=True, kw_only=True):
     sensors: list[Sensor]
 
 
-class Row(Struct, frozen=True):
+class TableRow(Struct, frozen=True):
     """A decision in a table."""
 
     at: dt.datetime

@@ -23,7 +23,7 @@ from msgspec import Struct
 from drl_core.files import write_atomically
 from drl_serving.access.api_keys import fingerprint
 from drl_serving.access.principal import ANONYMOUS, Principal
-from drl_serving.access.service import Access
+from drl_serving.access.service import AccessControl
 from drl_serving.http.problems import Problem
 
 COOKIE = "drl_console"
@@ -47,7 +47,7 @@ class _Session(Struct, frozen=True, array_like=True):
 _sessions = msgspec.msgpack.Decoder(_Session)
 
 
-class Sessions:
+class ConsoleSessions:
     """Starts sessions and knows them again; any worker knows those of the others.
 
     Args:
@@ -56,7 +56,7 @@ class Sessions:
         secure: whether the service speaks TLS; the cookie is then sent over nothing else.
     """
 
-    def __init__(self, access: Access, keys_path: Path, *, secure: bool) -> None:
+    def __init__(self, access: AccessControl, keys_path: Path, *, secure: bool) -> None:
         self._access = access
         self._path = keys_path / FILE
         self._secure = secure

@@ -2,7 +2,7 @@
 
 from drl_core.telemetry.event import parse_event
 from drl_serving.access.principal import Principal
-from drl_serving.access.service import Access
+from drl_serving.access.service import AccessControl
 from drl_serving.decisions.engine.batcher import Batcher
 from drl_serving.decisions.engine.scoring import Caller
 from drl_serving.decisions.engine.stateless import RowDecider
@@ -17,7 +17,7 @@ _OCTETS = (b"content-type", b"application/octet-stream")
 class LeanDecision:
     """Answers `POST /v1/decisions` for one event: JSON to JSON, with no framework in between."""
 
-    def __init__(self, access: Access, batcher: Batcher) -> None:
+    def __init__(self, access: AccessControl, batcher: Batcher) -> None:
         self._access = access
         self._batcher = batcher
 
@@ -42,7 +42,7 @@ class LeanDecision:
 class LeanRows:
     """Answers `POST /v1/decisions/rows`."""
 
-    def __init__(self, access: Access, rows: RowDecider) -> None:
+    def __init__(self, access: AccessControl, rows: RowDecider) -> None:
         self._access = access
         self._rows = rows
 

@@ -12,7 +12,7 @@ from litestar.params import FromPath, Parameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from drl_serving.access.guards import requires
-from drl_serving.audit.noting import Noted
+from drl_serving.audit.hook import Audited
 from drl_serving.decisions.schemas import DecisionPage, JournalEntry, Lineage
 from drl_serving.decisions.state.decision_reader import DecisionReader
 from drl_serving.decisions.state.journal import Journal
@@ -74,7 +74,7 @@ class DecisionLogController(Controller):
     path = "/v1/decisions"
     tags = ("decisions",)
     guards = (requires("review"),)
-    before_request = Noted("decision.read")
+    before_request = Audited("decision.read")
 
     @get(
         "/log",

@@ -16,7 +16,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from drl_serving.access.principal import Principal
-from drl_serving.access.service import Access, is_loopback
+from drl_serving.access.service import AccessControl, is_loopback
 from drl_serving.http.problems import PROTOCOL, Problem, as_problem, with_error
 from drl_serving.observability import tracing
 from drl_serving.observability.metrics import Metrics
@@ -37,7 +37,7 @@ Pairs = tuple[tuple[bytes, bytes], ...]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
-class Headers(NamedTuple):
+class GatewayHeaders(NamedTuple):
     """What is put on every answer that does not have it."""
 
     data: Pairs
@@ -45,7 +45,7 @@ class Headers(NamedTuple):
     """On HTML."""
 
 
-class LeanRoute(Protocol):
+class FastPathRoute(Protocol):
     """A POST of one path that is answered without the framework."""
 
     def takes(self, media: bytes, body: bytes) -> bool:
@@ -57,11 +57,11 @@ class LeanRoute(Protocol):
         """The answer's own headers, and its body; raises what `as_problem` knows."""
 
 
-Visitor = Callable[[RawHeaders], Principal]
+ConsoleAuthenticator = Callable[[RawHeaders], Principal]
 """A request's headers -> who looks at the console; raises a `Problem` that leads to the sign-in."""
 
 
-class Front:
+class Gateway:
     """An ASGI application around the service's own.
 
     Args:
@@ -77,12 +77,12 @@ class Front:
     def __init__(
         self,
         app: ASGIApp,
-        access: Access,
+        access: AccessControl,
         metrics: Metrics,
         spans: SpanExporter | None,
-        lean: Mapping[str, LeanRoute],
-        headers: Headers,
-        visitor: Visitor | None = None,
+        lean: Mapping[str, FastPathRoute],
+        headers: GatewayHeaders,
+        visitor: ConsoleAuthenticator | None = None,
     ) -> None:
         self.app = app
         self._access = access
@@ -110,7 +110,7 @@ class Front:
         """Requests at work, streams aside."""
         return len(self._running)
 
-    async def watch(self) -> None:
+    async def cancel_overdue_requests(self) -> None:
         """Look for requests that take too long, once a second until cancelled."""
         while True:
             await asyncio.sleep(1.0)
@@ -123,7 +123,7 @@ class Front:
     async def _request(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         trace = tracing.begin(scope["headers"], self.trace_share)
-        answer = _Answer(send, self._headers, trace)
+        answer = _ResponseSender(send, self._headers, trace)
         closed = not scope["path"].startswith(OPEN)
         if closed and self._queue.waited(began) > self.max_queue_s:
             await self._shed(scope, answer)
@@ -144,7 +144,7 @@ class Front:
             self._spans.request(trace, scope["method"], route, answer.status, took)
 
     async def _timed(
-        self, scope: HTTPScope, receive: Receive, answer: "_Answer", began: float
+        self, scope: HTTPScope, receive: Receive, answer: "_ResponseSender", began: float
     ) -> None:
         """Answer within the time limit.
 
@@ -168,7 +168,7 @@ class Front:
             del self._running[task]
             self._overdue.discard(task)
 
-    async def _shed(self, scope: HTTPScope, answer: "_Answer") -> None:
+    async def _shed(self, scope: HTTPScope, answer: "_ResponseSender") -> None:
         """Refuse, after a while: refusing costs half a decision, and some callers ask at once."""
         self._metrics.shed.inc()
         self._metrics.answered(scope["method"], self._label(scope["path"]), 503)
@@ -192,7 +192,12 @@ class Front:
         scope["state"]["principal"] = principal
 
     async def _answer_lean(
-        self, route: LeanRoute, scope: HTTPScope, receive: Receive, answer: "_Answer", began: float
+        self,
+        route: FastPathRoute,
+        scope: HTTPScope,
+        receive: Receive,
+        answer: "_ResponseSender",
+        began: float,
     ) -> None:
         """Answer what the route takes; hand anything else on, with its body still to be read."""
         messages, body = await self._read(receive)
@@ -230,7 +235,9 @@ class Front:
             message.get("body", b"") for message in messages
         )
 
-    async def _answer_problem(self, scope: HTTPScope, answer: "_Answer", problem: Problem) -> None:
+    async def _answer_problem(
+        self, scope: HTTPScope, answer: "_ResponseSender", problem: Problem
+    ) -> None:
         self._metrics.answered(scope["method"], self._label(scope["path"]), problem.status)
         if scope["path"].startswith(PROTOCOL):
             problem = with_error(problem)
@@ -276,10 +283,10 @@ class _Queue:
         self._in_turn = False
 
 
-class _Answer:
+class _ResponseSender:
     """A request's `send`, with this service's headers on the answer."""
 
-    def __init__(self, send: Send, headers: Headers, trace: Trace) -> None:
+    def __init__(self, send: Send, headers: GatewayHeaders, trace: Trace) -> None:
         self._send = send
         self._headers = headers
         self._trace = trace

@@ -19,7 +19,7 @@ _PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
 _PROTOCOL_PROBLEM = {"$ref": "#/components/schemas/InferenceError"}
 
 
-class Description(JsonRenderPlugin):
+class OpenApiJson(JsonRenderPlugin):
     """Renders the completed description."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ from litestar.types import Receive, Scope, Send
 _METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")
 
 
-class Methods:
+class OptionsMiddleware:
     """The application, and an answer to OPTIONS before it.
 
     Args:

@@ -15,7 +15,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from drl_core.telemetry.event import TelemetryError
 from drl_core.telemetry.landing import LandingError
 from drl_serving.http.options import allowed
-from drl_serving.storage.group_commit import Full
+from drl_serving.storage.group_commit import BufferFull
 
 PROBLEM_JSON = "application/problem+json"
 PROTOCOL = "/v2"
@@ -117,7 +117,7 @@ def as_problem(error: Exception) -> Problem:
                 "Keep the events and send them again; free space in the landing zone.",
                 retry_after_s=5,
             )
-        case Full():
+        case BufferFull():
             return Problem(
                 503,
                 "busy",

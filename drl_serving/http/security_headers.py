@@ -1,15 +1,15 @@
-"""Headers that every answer carries, so that a browser does nothing that was not meant."""
+"""HeaderPairs that every answer carries, so that a browser does nothing that was not meant."""
 
-Headers = tuple[tuple[bytes, bytes], ...]
+HeaderPairs = tuple[tuple[bytes, bytes], ...]
 
-_ALWAYS: Headers = (
+_ALWAYS: HeaderPairs = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_HSTS: Headers = ((b"strict-transport-security", b"max-age=31536000"),)
+_HSTS: HeaderPairs = ((b"strict-transport-security", b"max-age=31536000"),)
 _JSON_POLICY = b"default-src 'none'; frame-ancestors 'none'"
 _PAGE_POLICY = (
     b"default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
@@ -18,11 +18,11 @@ _PAGE_POLICY = (
 )
 
 
-def json_headers(tls: bool) -> Headers:
+def json_headers(tls: bool) -> HeaderPairs:
     """Of answers that are no pages: nothing in them may be run or shown."""
     return (*_ALWAYS, (b"content-security-policy", _JSON_POLICY), *(_HSTS if tls else ()))
 
 
-def page_headers(tls: bool) -> Headers:
+def page_headers(tls: bool) -> HeaderPairs:
     """Of HTML pages: what they load comes from this service."""
     return (*_ALWAYS, (b"content-security-policy", _PAGE_POLICY), *(_HSTS if tls else ()))

@@ -18,8 +18,8 @@ def _taken(waiting: deque[float]) -> list[float]:
     return [waiting.popleft() for _ in range(len(waiting))]
 
 
-class TallyChild:
-    """One series of a `Tally`."""
+class BufferedCounterSeries:
+    """One series of a `BufferedCounter`."""
 
     __slots__ = ("_child", "_waiting")
 
@@ -37,20 +37,22 @@ class TallyChild:
             self._child.inc(sum(_taken(self._waiting)))
 
 
-class Tally:
+class BufferedCounter:
     """A counter with labels; labels left out at the end are empty."""
 
     def __init__(self, counter: Counter, labels: int) -> None:
         self._counter = counter
         self._labels = labels
-        self._children: dict[tuple[str, ...], TallyChild] = {}
+        self._children: dict[tuple[str, ...], BufferedCounterSeries] = {}
 
-    def labels(self, *values: str) -> TallyChild:
+    def labels(self, *values: str) -> BufferedCounterSeries:
         """The series of these labels."""
         child = self._children.get(values)
         if child is None:
             padded = (*values, *[""] * (self._labels - len(values)))
-            child = self._children.setdefault(values, TallyChild(self._counter.labels(*padded)))
+            child = self._children.setdefault(
+                values, BufferedCounterSeries(self._counter.labels(*padded))
+            )
         return child
 
     def flush(self) -> None:
@@ -59,7 +61,7 @@ class Tally:
             child.flush()
 
 
-class Distribution:
+class BufferedHistogram:
     """A histogram's series: `observe` costs an append."""
 
     def __init__(self, histogram: Histogram, bounds: tuple[float, ...]) -> None:
@@ -82,19 +84,19 @@ class Distribution:
         self._histogram._sum.inc(sum(values))
 
 
-class Distributions:
+class BufferedHistogramFamily:
     """A histogram with one label."""
 
     def __init__(self, histogram: Histogram, bounds: tuple[float, ...]) -> None:
         self._histogram = histogram
         self._bounds = bounds
-        self._children: dict[str, Distribution] = {}
+        self._children: dict[str, BufferedHistogram] = {}
 
-    def labels(self, value: str) -> Distribution:
+    def labels(self, value: str) -> BufferedHistogram:
         """The series of this label."""
         child = self._children.get(value)
         if child is None:
-            made = Distribution(self._histogram.labels(value), self._bounds)
+            made = BufferedHistogram(self._histogram.labels(value), self._bounds)
             child = self._children.setdefault(value, made)
         return child
 

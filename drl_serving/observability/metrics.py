@@ -2,7 +2,7 @@
 
 With one worker the values live in this process. With several, `prepare` names a folder before they
 start, in which `prometheus_client` keeps each worker's values in mapped files; a scrape adds them
-up. What happens for every request is tallied and handed over every 100 ms by `watch`.
+up. What happens for every request is tallied and handed over every 100 ms by `flush_periodically`.
 """
 
 import asyncio
@@ -37,10 +37,10 @@ from drl_core.policy.features import FEATURES, SIGNAL_COUNT, Array, observe
 from drl_core.settings import Settings
 from drl_core.telemetry.event import SIGNALS
 from drl_serving.observability.buffered_metrics import (
-    Distribution,
-    Distributions,
-    Tally,
-    TallyChild,
+    BufferedCounter,
+    BufferedCounterSeries,
+    BufferedHistogram,
+    BufferedHistogramFamily,
 )
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -82,7 +82,9 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._shared = bool(values.ValueClass._multiprocess)
-        self._flushed: list[Tally | TallyChild | Distribution | Distributions] = []
+        self._flushed: list[
+            BufferedCounter | BufferedCounterSeries | BufferedHistogram | BufferedHistogramFamily
+        ] = []
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
         self._windows: deque[Array] = deque(maxlen=MAX_WINDOWS)
         self._flushing = threading.Lock()
@@ -234,7 +236,7 @@ class Metrics:
         if seconds is not None:
             self.request_seconds.labels(route).observe(seconds)
 
-    async def watch(self) -> None:
+    async def flush_periodically(self) -> None:
         """Hand over what was tallied and sample the gauges, until cancelled."""
         sampled = time.monotonic()
         while True:
@@ -305,23 +307,23 @@ class Metrics:
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(name, text, labels, buckets=LATENCY_BUCKETS, registry=self.registry)
 
-    def _tally(self, name: str, text: str, *labels: str) -> Tally:
-        tally = Tally(self._counter(name, text, *labels), len(labels))
+    def _tally(self, name: str, text: str, *labels: str) -> BufferedCounter:
+        tally = BufferedCounter(self._counter(name, text, *labels), len(labels))
         self._flushed.append(tally)
         return tally
 
-    def _single_tally(self, name: str, text: str) -> TallyChild:
-        tally = TallyChild(self._counter(name, text))
+    def _single_tally(self, name: str, text: str) -> BufferedCounterSeries:
+        tally = BufferedCounterSeries(self._counter(name, text))
         self._flushed.append(tally)
         return tally
 
-    def _distribution(self, name: str, text: str) -> Distribution:
-        made = Distribution(self._histogram(name, text), LATENCY_BUCKETS)
+    def _distribution(self, name: str, text: str) -> BufferedHistogram:
+        made = BufferedHistogram(self._histogram(name, text), LATENCY_BUCKETS)
         self._flushed.append(made)
         return made
 
-    def _distributions(self, name: str, text: str, label: str) -> Distributions:
-        made = Distributions(self._histogram(name, text, label), LATENCY_BUCKETS)
+    def _distributions(self, name: str, text: str, label: str) -> BufferedHistogramFamily:
+        made = BufferedHistogramFamily(self._histogram(name, text, label), LATENCY_BUCKETS)
         self._flushed.append(made)
         return made
 

@@ -3,7 +3,7 @@
 import time
 
 from drl_serving.access.principal import Principal
-from drl_serving.access.service import Access
+from drl_serving.access.service import AccessControl
 from drl_serving.gateway.gateway import RawHeaders
 from drl_serving.http.request_body import Limits
 from drl_serving.observability.tracing import Trace
@@ -56,7 +56,7 @@ class Inferrer:
 class LeanInfer:
     """Answers `POST` of `PATH`, for the released version."""
 
-    def __init__(self, access: Access, inferrer: Inferrer) -> None:
+    def __init__(self, access: AccessControl, inferrer: Inferrer) -> None:
         self._access = access
         self._inferrer = inferrer
 

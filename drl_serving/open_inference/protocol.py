@@ -49,13 +49,13 @@ class InferRequest(Struct, frozen=True):
     outputs: list[RequestedOutput] = field(default_factory=list)
 
 
-class Asked(Struct, frozen=True):
+class ParsedRequest(Struct, frozen=True):
     """A request, understood."""
 
     id: str
     inputs: dict[str, Array]
     outputs: dict[str, bool]
-    """Asked outputs, and whether as binary data."""
+    """ParsedRequest outputs, and whether as binary data."""
 
 
 _decoder = msgspec.json.Decoder(InferRequest)
@@ -91,7 +91,7 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     return plain
 
 
-def parse(body: bytes, json_bytes: str | None) -> Asked:
+def parse(body: bytes, json_bytes: str | None) -> ParsedRequest:
     """Understand a request.
 
     Args:
@@ -115,7 +115,7 @@ def parse(body: bytes, json_bytes: str | None) -> Asked:
         inputs[tensor.name], at = _table(tensor, body, at)
     if at != len(body):
         raise refuse(f"{len(body) - at} bytes of binary data belong to no input")
-    return Asked(request.id, complete(inputs), _outputs(request))
+    return ParsedRequest(request.id, complete(inputs), _outputs(request))
 
 
 def complete(inputs: dict[str, Array]) -> dict[str, Array]:
@@ -186,7 +186,7 @@ def tables(scores: Scores) -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-def encode(asked: Asked, model: ServedModel, scores: Scores) -> tuple[bytes, int | None]:
+def encode(asked: ParsedRequest, model: ServedModel, scores: Scores) -> tuple[bytes, int | None]:
     """The answer's body and, where it has binary data, the length of its JSON part."""
     outputs: list[dict[str, Any]] = []
     binary: list[bytes] = []

@@ -10,7 +10,7 @@ from litestar.params import Parameter
 from drl_core.policy.actions import ACTION_COUNT
 from drl_core.storage.patterns import MAX_LIMIT
 from drl_serving.access.guards import requires
-from drl_serving.audit.noting import Noted
+from drl_serving.audit.hook import Audited
 from drl_serving.http import openapi, request_body
 from drl_serving.http.problems import Problem
 from drl_serving.http.query_params import FROM_0, Since, Until, moment
@@ -18,7 +18,7 @@ from drl_serving.patterns.operations import NearestOperation, NewPatternsOperati
 from drl_serving.patterns.schemas import (
     MAX_CURSOR,
     NO_NUL,
-    Accepted,
+    AcceptedPatterns,
     NearestQuery,
     Neighbour,
     NeighbourPage,
@@ -35,11 +35,11 @@ class PatternController(Controller):
     path = "/v1/patterns"
     tags = ("patterns",)
     guards = (requires("patterns"),)
-    before_request = Noted("patterns.read")
+    before_request = Audited("patterns.read")
 
     @post(
         operation_id="store_patterns",
-        before_request=Noted("patterns.written"),
+        before_request=Audited("patterns.written"),
         summary="Keep one pattern or a list of patterns",
         description=(
             "202 means that they are on disk; they are found once the database has them, which "
@@ -52,14 +52,14 @@ class PatternController(Controller):
     )
     async def accept(
         self, request: Request[Any, Any, Any], patterns: NamedDependency[Patterns]
-    ) -> Accepted:
+    ) -> AcceptedPatterns:
         request_body.content_type(request, request_body.JSON)
         body = await request.body()
         if body.lstrip(b" \t\r\n")[:1] == b"[":
             sent = request_body.decode(body, list[NewPattern])
         else:
             sent = [request_body.decode(body, NewPattern)]
-        return Accepted(await patterns.accept(sent))
+        return AcceptedPatterns(await patterns.accept(sent))
 
     @get(
         operation_id="list_patterns",

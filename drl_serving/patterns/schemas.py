@@ -19,7 +19,7 @@ class NewPattern(AttackPattern, frozen=True, kw_only=True, forbid_unknown_fields
     """A pattern to be stored."""
 
 
-class Accepted(Struct, frozen=True):
+class AcceptedPatterns(Struct, frozen=True):
     """How many patterns are durable; they are found as soon as the database has them."""
 
     accepted: int

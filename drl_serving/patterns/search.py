@@ -6,12 +6,10 @@ for whoever may call this.
 """
 
 import asyncio
-import base64
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
@@ -21,18 +19,13 @@ from drl_core.policy.features import FEATURE_COUNT
 from drl_core.storage.database import ReadPool
 from drl_core.storage.encryption import Keyring
 from drl_core.storage.patterns import COLUMNS, KEY, MAX_LIMIT, AttackPattern, unseal
+from drl_serving.http.cursor import CursorError, Page, decode, encode
 
 _CANDIDATES = 400
 """What the vector index looks at for one page; up to as many rows the answer is exact."""
 
 _LIST = ", ".join(f'"{name}"' for name in (*COLUMNS, "metadata"))
 _ORDER = ", ".join(KEY)
-
-T = TypeVar("T")
-
-
-class CursorError(ValueError):
-    """A cursor that no page of this kind has given."""
 
 
 class Filter(Struct, frozen=True, kw_only=True):
@@ -49,14 +42,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     min_confidence: float | None = None
 
 
-class Page(Struct, Generic[T], frozen=True):
-    """Some of what was found, and the cursor of what follows, None where nothing does."""
-
-    items: list[T]
-    next: str | None
-
-
-class _After(Struct, frozen=True, array_like=True, tag="newest"):
+class _NewestKey(Struct, frozen=True, array_like=True, tag="newest"):
     """The last pattern of a page by time."""
 
     sandbox_id: str
@@ -66,7 +52,7 @@ class _After(Struct, frozen=True, array_like=True, tag="newest"):
     time: dt.datetime
 
 
-class _Farther(Struct, frozen=True, array_like=True, tag="nearest"):
+class _NearestKey(Struct, frozen=True, array_like=True, tag="nearest"):
     """The last pattern of a page by distance."""
 
     sandbox_id: str
@@ -103,7 +89,7 @@ class PatternStore:
         _check_limit(limit)
         where, values = _conditions(wanted or Filter())
         if cursor is not None:
-            after = _decode(cursor, _After)
+            after = _decode(cursor, _NewestKey)
             where.append(f'("time", {_ORDER}) < (%s, %s, %s, %s, %s)')
             values += [after.time, *_key(after)]
         newest_first = ", ".join(f"{name} DESC" for name in ('"time"', *KEY))
@@ -114,7 +100,7 @@ class PatternStore:
         )
         found = await asyncio.to_thread(self._unsealed, rows[:limit])
         more = len(rows) > limit
-        return Page(found, _encode(_after(found[-1])) if more else None)
+        return Page(found, encode(_newest_key(found[-1])) if more else None)
 
     async def nearest(
         self,
@@ -141,7 +127,7 @@ class PatternStore:
             raise ValueError(f"features: {FEATURE_COUNT} finite numbers are expected")
         where, values = _conditions(wanted or Filter())
         if cursor is not None:
-            after = _decode(cursor, _Farther)
+            after = _decode(cursor, _NearestKey)
             where.append(f"(features <-> %s, {_ORDER}) > (%s, %s, %s, %s, %s)")
             values += [Vector(vector), after.distance, *_key(after)]
         rows = await self._pool.fetch(
@@ -156,7 +142,7 @@ class PatternStore:
         opened = await asyncio.to_thread(self._unsealed, rows[:limit])
         found = [(one, float(row["distance"])) for one, row in zip(opened, rows, strict=False)]
         more = len(rows) > limit
-        return Page(found, _encode(_farther(*found[-1])) if more else None)
+        return Page(found, encode(_nearest_key(*found[-1])) if more else None)
 
     def _unsealed(self, rows: Sequence[dict[str, Any]]) -> list[AttackPattern]:
         """In a thread: a thousand rows would hold up decisions for milliseconds."""
@@ -177,16 +163,16 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[Any]]:
     return ["true", *used], [*used.values()]
 
 
-def _key(pattern: _After | _Farther) -> list[Any]:
+def _key(pattern: _NewestKey | _NearestKey) -> list[Any]:
     return [getattr(pattern, name) for name in KEY]
 
 
-def _after(last: AttackPattern) -> _After:
-    return _After(last.sandbox_id, last.episode_id, last.step, last.model_version, last.time)
+def _newest_key(last: AttackPattern) -> _NewestKey:
+    return _NewestKey(last.sandbox_id, last.episode_id, last.step, last.model_version, last.time)
 
 
-def _farther(last: AttackPattern, distance: float) -> _Farther:
-    return _Farther(last.sandbox_id, last.episode_id, last.step, last.model_version, distance)
+def _nearest_key(last: AttackPattern, distance: float) -> _NearestKey:
+    return _NearestKey(last.sandbox_id, last.episode_id, last.step, last.model_version, distance)
 
 
 def _check_limit(limit: int) -> None:
@@ -194,19 +180,11 @@ def _check_limit(limit: int) -> None:
         raise ValueError(f"limit: {limit} is not in 1..{MAX_LIMIT}")
 
 
-def _encode(place: _After | _Farther) -> str:
-    return base64.urlsafe_b64encode(msgspec.msgpack.encode(place)).decode().rstrip("=")
-
-
-P = TypeVar("P", _After, _Farther)
+P = TypeVar("P", _NewestKey, _NearestKey)
 
 
 def _decode(cursor: str, kind: type[P]) -> P:
-    try:
-        content = base64.b64decode(cursor + "=" * (-len(cursor) % 4), "-_", validate=True)
-        place = msgspec.msgpack.decode(content, type=kind)
-    except (ValueError, msgspec.MsgspecError):
-        raise CursorError("the cursor is not one that a page of this search gave") from None
-    if any("\0" in name for name in (place.sandbox_id, place.episode_id, place.model_version)):
-        raise CursorError("the cursor is not one that a page of this search gave")
-    return place
+    key = decode(cursor, kind)
+    if any("\0" in name for name in (key.sandbox_id, key.episode_id, key.model_version)):
+        raise CursorError
+    return key

@@ -10,9 +10,10 @@ from drl_core.storage import patterns as storing
 from drl_core.storage.database import DatabaseUnavailable
 from drl_core.storage.encryption import EncryptionError, KeyMissing
 from drl_core.storage.patterns import AttackPattern
+from drl_serving.http.cursor import CursorError
 from drl_serving.http.problems import Problem
 from drl_serving.patterns.schemas import NewPattern
-from drl_serving.patterns.search import CursorError, PatternStore
+from drl_serving.patterns.search import PatternStore
 from drl_serving.storage.outbox_storage import Item, Storage
 
 MAX_PATTERNS = 1000
@@ -34,7 +35,7 @@ class Patterns:
 
         Raises:
             Problem: 400 for a wrong one, 413 for too many, 503 where they cannot be kept.
-            Full: too many wait already.
+            BufferFull: too many wait already.
         """
         if self._store is None:
             raise _no_database()

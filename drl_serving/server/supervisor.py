@@ -23,7 +23,7 @@ WATCHED = {*_STOP, signal.SIGCHLD}
 """Signals that are blocked in this process, and waited for."""
 
 
-class Supervisor:
+class WorkerSupervisor:
     """Replaces workers that end.
 
     Args:
@@ -89,4 +89,4 @@ def _tell(event: str, **fields: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(Supervisor(json.loads(sys.argv[1]), sys.argv[2:]).run())
+    sys.exit(WorkerSupervisor(json.loads(sys.argv[1]), sys.argv[2:]).run())

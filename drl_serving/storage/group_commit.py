@@ -2,7 +2,7 @@
 
 Items come in through `submit`, which returns once a call of `commit` that held them has returned.
 While one group is being written the next one gathers, so that under load an fsync is paid by
-hundreds of callers. What waits is bounded: above the bound callers get `Full`, not a loss.
+hundreds of callers. What waits is bounded: above the bound callers get `BufferFull`, not a loss.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ T = TypeVar("T")
 _SMOOTHING = 0.2
 
 
-class Full(RuntimeError):  # noqa: N818 - a state, told to the caller as 503
+class BufferFull(RuntimeError):  # noqa: N818 - a state, told to the caller as 503
     """As many items wait as may; none of the caller's was taken.
 
     Args:
@@ -81,7 +81,7 @@ class GroupCommit(Generic[T]):
         A caller that is cancelled changes nothing for the others; its items may be written or not.
 
         Raises:
-            Full: too many wait; nothing was taken.
+            BufferFull: too many wait; nothing was taken.
             Exception: whatever `commit` raised on the group that held the items.
         """
         if self._closed:
@@ -89,7 +89,7 @@ class GroupCommit(Generic[T]):
         if not items:
             return
         if self._depth and self._depth + len(items) > self._capacity:
-            raise Full(self._depth, max(1, math.ceil(self._depth * self._seconds_an_item)))
+            raise BufferFull(self._depth, max(1, math.ceil(self._depth * self._seconds_an_item)))
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Submission(items, written))
         self._depth += len(items)

@@ -71,7 +71,7 @@ class Storage:
 
         Raises:
             Problem: 503, the disk refused; none was taken.
-            Full: too many wait already; none was taken.
+            BufferFull: too many wait already; none was taken.
         """
         if self._writer is None:
             raise RuntimeError("the storage is not open")

@@ -11,7 +11,7 @@ from drl_serving.access.guards import requires
 from drl_serving.http import openapi, request_body
 from drl_serving.http.problems import Problem
 from drl_serving.observability.metrics import Metrics
-from drl_serving.telemetry.schemas import Accepted
+from drl_serving.telemetry.schemas import AcceptedTelemetry
 from drl_serving.telemetry.service import TelemetryService
 
 
@@ -43,7 +43,7 @@ class TelemetryController(Controller):
         limits: NamedDependency[request_body.Limits],
         telemetry: NamedDependency[TelemetryService],
         metrics: NamedDependency[Metrics],
-    ) -> Accepted:
+    ) -> AcceptedTelemetry:
         kind = request_body.content_type(
             request, request_body.JSON, *request_body.JSON_LINES, request_body.PROTOBUF
         )

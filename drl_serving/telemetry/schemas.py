@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 
-class Refused(Struct, frozen=True):
+class RefusedRecord(Struct, frozen=True):
     """A record that is not a valid event; it was kept as a dead letter."""
 
     record: int
@@ -12,10 +12,10 @@ class Refused(Struct, frozen=True):
     reason: str
 
 
-class Accepted(Struct, frozen=True, kw_only=True):
+class AcceptedTelemetry(Struct, frozen=True, kw_only=True):
     """Events that are durable now, and records that were refused."""
 
     accepted: int
     refused: int
-    refusals: list[Refused]
+    refusals: list[RefusedRecord]
     """The first 100 of them."""

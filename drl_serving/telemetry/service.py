@@ -22,7 +22,7 @@ from drl_core.telemetry.event import (
 from drl_core.telemetry.landing import LandingError, LandingZone
 from drl_serving.http import request_body
 from drl_serving.storage.group_commit import GroupCommit
-from drl_serving.telemetry.schemas import Accepted, Refused
+from drl_serving.telemetry.schemas import AcceptedTelemetry, RefusedRecord
 
 MAX_REFUSALS = 100
 PART_BYTES = 256 << 10
@@ -38,7 +38,7 @@ class TelemetryService:
     Args:
         root: the landing zone.
         limits: records of one body at most.
-        buffer: events that may wait to be durable; above it callers get `Full`.
+        buffer: events that may wait to be durable; above it callers get `BufferFull`.
     """
 
     def __init__(self, root: Path, limits: request_body.Limits, buffer: int) -> None:
@@ -57,7 +57,7 @@ class TelemetryService:
         """Land what waits."""
         await self._writer.close()
 
-    async def ingest(self, body: bytes, kind: str) -> Accepted:
+    async def ingest(self, body: bytes, kind: str) -> AcceptedTelemetry:
         """Validate a body's records and make the good ones durable.
 
         Args:
@@ -65,7 +65,7 @@ class TelemetryService:
             kind: content type: JSON (one event or a list), JSON lines, or protocol buffers.
 
         Raises:
-            Full: too many events wait; nothing was taken.
+            BufferFull: too many events wait; nothing was taken.
             LandingError: the disk refused; nothing was acknowledged.
             Problem: 413 for too many records.
             TelemetryError: the body is empty.
@@ -78,7 +78,7 @@ class TelemetryService:
             raise TelemetryError("$", "no event was sent, at least one is expected")
         return await self._keep(*parsed)
 
-    async def stream(self, chunks: AsyncIterator[bytes], pause_s: float) -> Accepted:
+    async def stream(self, chunks: AsyncIterator[bytes], pause_s: float) -> AcceptedTelemetry:
         """Land JSON lines as they come.
 
         Args:
@@ -86,12 +86,12 @@ class TelemetryService:
             pause_s: how long the sender may say nothing.
 
         Raises:
-            Full, LandingError: what came before is durable; the sender has to send again.
+            BufferFull, LandingError: what came before is durable; the sender has to send again.
             TelemetryError: nothing was sent.
             TimeoutError: the sender said nothing for too long.
         """
         accepted, refused, line = 0, 0, 0
-        refusals: list[Refused] = []
+        refusals: list[RefusedRecord] = []
         async for part in _parts(chunks, pause_s):
             events, dead = parse_lines(part, _SOURCE, line)
             kept = await self._keep(events, dead)
@@ -100,7 +100,7 @@ class TelemetryService:
             refusals += kept.refusals[: MAX_REFUSALS - len(refusals)]
         if not accepted and not refused:
             raise TelemetryError("$", "no event was sent, at least one is expected")
-        return Accepted(accepted=accepted, refused=refused, refusals=refusals)
+        return AcceptedTelemetry(accepted=accepted, refused=refused, refusals=refusals)
 
     def writable(self) -> bool:
         """Whether a file can be written into the landing zone now."""
@@ -113,14 +113,14 @@ class TelemetryService:
             return False
         return True
 
-    async def _keep(self, events: list[Event], dead: list[DeadLetter]) -> Accepted:
+    async def _keep(self, events: list[Event], dead: list[DeadLetter]) -> AcceptedTelemetry:
         if dead:  # first: a failure here is answered before anything is landed
             await asyncio.to_thread(self._bury, dead)
         await self._writer.submit(events)
-        return Accepted(
+        return AcceptedTelemetry(
             accepted=len(events),
             refused=len(dead),
-            refusals=[Refused(d.record, d.field, d.reason) for d in dead[:MAX_REFUSALS]],
+            refusals=[RefusedRecord(d.record, d.field, d.reason) for d in dead[:MAX_REFUSALS]],
         )
 
     def _land(self, events: list[Event]) -> None:

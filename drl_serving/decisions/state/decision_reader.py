@@ -20,10 +20,10 @@ from drl_serving.decisions.schemas import (
 from drl_serving.decisions.state import log_store
 from drl_serving.decisions.state.journal import Journal
 from drl_serving.decisions.state.log_store import DecisionLog
+from drl_serving.http.cursor import CursorError
 from drl_serving.http.problems import Problem
 from drl_serving.models.holder import ModelHolder
 from drl_serving.models.input_validation import WINDOW_COLUMNS
-from drl_serving.patterns.search import CursorError
 from drl_serving.storage.outbox_storage import Storage
 
 _entry = msgspec.json.Decoder(JournalEntry).decode

@@ -5,7 +5,6 @@ reads them. The record itself is JSON that this module does not look into; the c
 what is searched by.
 """
 
-import base64
 import datetime as dt
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ import psycopg
 from msgspec import Meta, Struct
 
 from drl_core.storage.database import CONNECT_WAIT_S, DatabaseUnavailable, ReadPool, connect
-from drl_serving.patterns.search import CursorError, Page
+from drl_serving.http.cursor import Page, decode, encode
 
 TOPIC = "decisions"
 """Of the outbox."""
@@ -51,7 +50,7 @@ _payloads = msgspec.msgpack.Decoder(DecisionRecord)
 _encoder = msgspec.msgpack.Encoder()
 
 
-class _After(Struct, frozen=True, array_like=True):
+class _LogKey(Struct, frozen=True, array_like=True):
     """The last record of a page."""
 
     time: dt.datetime
@@ -163,7 +162,7 @@ class DecisionLog:
         used = {text: value for text, value in conditions.items() if value is not None}
         where, values = ["true", *used], [*used.values()]
         if cursor is not None:
-            after = _decode(cursor)
+            after = decode(cursor, _LogKey)
             where.append('("time", decision_id) < (%s, %s)')
             values += [after.time, after.decision_id]
         rows = await self._pool.fetch(
@@ -172,21 +171,10 @@ class DecisionLog:
             [*values, limit + 1],
         )
         found = [_record(row) for row in rows[:limit]]
-        return Page(found, _encode(found[-1]) if len(rows) > limit else None)
+        if len(rows) <= limit:
+            return Page(found, None)
+        return Page(found, encode(_LogKey(found[-1].time, found[-1].decision_id)))
 
 
 def _record(row: dict[str, Any]) -> DecisionRecord:
     return DecisionRecord(**{**row, "record": row["record"].encode()})
-
-
-def _encode(last: DecisionRecord) -> str:
-    place = _encoder.encode(_After(last.time, last.decision_id))
-    return base64.urlsafe_b64encode(place).decode().rstrip("=")
-
-
-def _decode(cursor: str) -> _After:
-    try:
-        content = base64.b64decode(cursor + "=" * (-len(cursor) % 4), "-_", validate=True)
-        return msgspec.msgpack.decode(content, type=_After)
-    except (ValueError, msgspec.MsgspecError):
-        raise CursorError("the cursor is not one that a page of this log gave") from None

@@ -13,9 +13,9 @@ from grpc_health.v1 import health_pb2_grpc
 from drl_core.settings import Settings, SettingsError
 from drl_serving.access.tls import uvicorn_options
 from drl_serving.observability.metrics import Metrics
+from drl_serving.open_inference.grpc.malformed_messages import TolerantDeserialization
 from drl_serving.open_inference.grpc.protos import open_inference_pb2_grpc as stubs
-from drl_serving.open_inference.grpc.reading import Reading
-from drl_serving.open_inference.grpc.servicer import Authority, Health, Servicer
+from drl_serving.open_inference.grpc.servicer import Authenticator, HealthService, Servicer
 from drl_serving.open_inference.service import Inference
 
 MAX_CALLS = 256
@@ -24,7 +24,7 @@ GRACE_S = 5.0
 
 
 async def start(
-    settings: Settings, inference: Inference, access: Authority, metrics: Metrics
+    settings: Settings, inference: Inference, access: Authenticator, metrics: Metrics
 ) -> Any:
     """Listen on `settings.serving.host` and `grpc_port`.
 
@@ -36,7 +36,7 @@ async def start(
     """
     serving = settings.serving
     server = grpc.aio.server(
-        interceptors=[Reading()],
+        interceptors=[TolerantDeserialization()],
         maximum_concurrent_rpcs=MAX_CALLS,
         options=[
             ("grpc.so_reuseport", 1),
@@ -47,7 +47,7 @@ async def start(
     )
     servicer = Servicer(inference, access, metrics, serving.request_timeout_s)
     stubs.add_GRPCInferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-    health_pb2_grpc.add_HealthServicer_to_server(Health(inference), server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(inference), server)
     host = f"[{serving.host}]" if ":" in serving.host else serving.host
     address = f"{host}:{serving.grpc_port}"
     try:

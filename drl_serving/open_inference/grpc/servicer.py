@@ -21,9 +21,9 @@ from drl_serving.access.principal import Principal
 from drl_serving.http.problems import Problem, as_problem
 from drl_serving.observability.metrics import Metrics
 from drl_serving.open_inference import protocol
+from drl_serving.open_inference.grpc.malformed_messages import MalformedMessage
 from drl_serving.open_inference.grpc.protos import open_inference_pb2 as messages
 from drl_serving.open_inference.grpc.protos import open_inference_pb2_grpc as stubs
-from drl_serving.open_inference.grpc.reading import Unreadable
 from drl_serving.open_inference.service import DATATYPES, NAME, Inference, server_metadata
 
 CODES = {
@@ -42,8 +42,8 @@ _log = structlog.stdlib.get_logger(__name__)
 Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
 
-class Authority(Protocol):
-    """What is asked of `drl_serving.access.service.Access`."""
+class Authenticator(Protocol):
+    """What is asked of `drl_serving.access.service.AccessControl`."""
 
     def authenticate(self, headers: Any, client: str | None = None) -> Principal: ...
     def admit(self, principal: Principal) -> None: ...
@@ -91,7 +91,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
     """
 
     def __init__(
-        self, inference: Inference, access: Authority, metrics: Metrics, timeout_s: float
+        self, inference: Inference, access: Authenticator, metrics: Metrics, timeout_s: float
     ) -> None:
         self._inference = inference
         self._access = access
@@ -214,7 +214,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         try:
             _require_readable(request)
             model = await self._inference.model(request.model_name, request.model_version)
-            asked = protocol.Asked(request.id, _inputs(request), _outputs(request))
+            asked = protocol.ParsedRequest(request.id, _inputs(request), _outputs(request))
             scores = await self._inference.infer(model, asked.inputs, began)
         except Exception:
             self._inference.statistics.failed(began)
@@ -229,7 +229,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         return answer
 
 
-class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """The standard health service, for probes."""
 
     def __init__(self, inference: Inference) -> None:
@@ -278,7 +278,7 @@ def _outputs(request: Any) -> dict[str, bool]:
 
 
 def _require_readable(request: Any) -> None:
-    if isinstance(request, Unreadable):
+    if isinstance(request, MalformedMessage):
         raise protocol.refuse(f"the message cannot be read: {request.reason}")
 
 

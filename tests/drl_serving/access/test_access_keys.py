@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drl_serving.access.api_keys import ApiKey, KeyFile, KeyFileError, Keyring
+from drl_serving.access.api_keys import ApiKey, ApiKeyring, KeyFile, KeyFileError
 
 HOUR = dt.timedelta(hours=1)
 
@@ -21,7 +21,7 @@ def file(tmp_path: Path) -> KeyFile:
 
 def holder(file: KeyFile, text: str) -> str | None:
     """Whose key a text is."""
-    found = Keyring(file.read()).verify(text.encode())
+    found = ApiKeyring(file.read()).verify(text.encode())
     return found and found[0].id
 
 
@@ -30,7 +30,7 @@ def test_a_key_is_its_holders_and_only_its_hash_is_kept(file: KeyFile) -> None:
     key, text = file.create("console", ["decide", "ingest"])
     assert text.startswith(f"drl_{key.id}_")
     assert len(text) == 56
-    principal, _ = Keyring(file.read()).verify(text.encode()) or pytest.fail("not accepted")
+    principal, _ = ApiKeyring(file.read()).verify(text.encode()) or pytest.fail("not accepted")
     assert principal.id == f"key:{key.id}"
     assert principal.scopes == {"decide", "ingest"}
     assert text[13:] not in file.path.read_text()
@@ -118,4 +118,4 @@ _KEY = ApiKey(
 @pytest.mark.property(44)
 @given(st.one_of(st.binary(max_size=100), st.from_regex(rb"drl_0123abcd_[\w-]{43}")))
 def test_no_other_bytes_are_a_key(guess: bytes) -> None:
-    assert Keyring([_KEY]).verify(guess) is None
+    assert ApiKeyring([_KEY]).verify(guess) is None

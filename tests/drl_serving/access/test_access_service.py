@@ -21,11 +21,16 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from drl_core.settings import Access as AccessSettings
 from drl_core.settings import Serving, Settings, SettingsError
-from drl_serving.access.api_keys import KeyFile, Keyring
+from drl_serving.access.api_keys import ApiKeyring, KeyFile
 from drl_serving.access.guards import requires
 from drl_serving.access.jwt_tokens import MAX_BYTES
 from drl_serving.access.principal import SCOPES
-from drl_serving.access.service import GUESSES_AT_ONCE, Access, Principal, require_credentials
+from drl_serving.access.service import (
+    GUESSES_AT_ONCE,
+    AccessControl,
+    Principal,
+    require_credentials,
+)
 from drl_serving.http.problems import Problem, answer
 
 ISSUER, AUDIENCE = "https://issuer.example", "drl"
@@ -43,7 +48,7 @@ class House:
         self.open()
 
     def open(self) -> None:
-        self.access = Access(
+        self.access = AccessControl(
             self.settings,
             self.env,
             self.env.open_db(b"buckets"),
@@ -107,7 +112,7 @@ def test_with_all_keys_revoked_or_gone_the_door_stays_shut(house: House) -> None
 def test_a_key_that_is_revoked_while_it_is_verified_is_not_remembered(house: House) -> None:
     headers = house.key()
 
-    class Interrupted(Keyring):
+    class Interrupted(ApiKeyring):
         def verify(self, credential: bytes) -> tuple[Principal, dt.datetime] | None:
             found = super().verify(credential)
             house.keys.revoke(house.keys.read()[0].id)

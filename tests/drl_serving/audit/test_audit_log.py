@@ -16,8 +16,9 @@ from litestar.types import Receive, Scope, Send
 from drl_serving.access.principal import ANONYMOUS, Principal
 from drl_serving.audit import log
 from drl_serving.audit.controller import AuditController
-from drl_serving.audit.log import Audit, CursorError
+from drl_serving.audit.log import Audit
 from drl_serving.audit.refusals import NOTES_AT_ONCE, Refusals
+from drl_serving.http.cursor import CursorError
 from drl_serving.http.problems import answer
 from drl_serving.observability import tracing
 from drl_serving.observability.metrics import Metrics

@@ -22,7 +22,7 @@ from drl_serving.app import create_app
 from drl_serving.console import charts, sessions
 from drl_serving.console.charts import Value, chart
 from drl_serving.console.models import matrix
-from drl_serving.console.sessions import COOKIE, LIFETIME_S, Sessions
+from drl_serving.console.sessions import COOKIE, LIFETIME_S, ConsoleSessions
 from drl_serving.observability.metrics import Metrics
 
 EVENT = {"sandbox_id": "s", "episode_id": "<b>e</b>", "step": 0}
@@ -114,8 +114,8 @@ def test_the_secret_is_its_owners_alone(guarded: Guarded) -> None:
 
 def test_over_tls_the_cookie_is_sent_over_nothing_else(guarded: Guarded) -> None:
     access: Any = guarded.access
-    assert "; Secure" in Sessions(access, guarded.keys_path, secure=True).end()
-    assert "; Secure" not in Sessions(access, guarded.keys_path, secure=False).end()
+    assert "; Secure" in ConsoleSessions(access, guarded.keys_path, secure=True).end()
+    assert "; Secure" not in ConsoleSessions(access, guarded.keys_path, secure=False).end()
 
 
 def test_a_session_ends_with_its_key(guarded: Guarded) -> None:

@@ -39,7 +39,7 @@ def client(publisher: Any, postgres_url: str) -> Iterator[Any]:
         git_commit="abc123",
     )
     configured = Settings(home=publisher.settings.home, database_url=postgres_url)
-    with TestClient(Service(configured).front) as client:
+    with TestClient(Service(configured).gateway) as client:
         yield client
 
 
@@ -116,7 +116,7 @@ def test_a_share_of_the_episodes_is_logged_whole(publisher: Any, postgres_url: s
     names = [f"share-{n}" for n in range(40)]
     kept = {n for n in names if in_share(database_key(("s", n)), 0.5, 1)}
     assert 5 < len(kept) < 35
-    with TestClient(Service(configured).front) as client:
+    with TestClient(Service(configured).gateway) as client:
         client.post("/v1/decisions", json=[event(n, name) for name in names for n in range(2)])
         seen: set[str] = set()
         until(lambda: seen.update(logged(client)) or len(seen) >= 2 * len(kept))
@@ -208,7 +208,7 @@ def test_a_carry_of_the_caller_gives_the_decisions_of_the_service(
 def plain(publisher: Any) -> Iterator[Any]:
     """A service without a database."""
     publisher.publish("v1")
-    with TestClient(Service(publisher.settings).front) as client:
+    with TestClient(Service(publisher.settings).gateway) as client:
         yield client
 
 
@@ -238,7 +238,7 @@ def test_a_challenger_shadows_and_decides_its_share(publisher: Any) -> None:
     publisher.store.stage(publisher.model(offset), publisher.manifest("v2", offset), key)
     serving = Serving(challenger="v2", canary_share=0.5)
     with TestClient(
-        Service(Settings(home=publisher.settings.home, serving=serving)).front
+        Service(Settings(home=publisher.settings.home, serving=serving)).gateway
     ) as client:
         until(lambda: decided_by(client) == {"champion", "challenger"})
         answers = client.post(

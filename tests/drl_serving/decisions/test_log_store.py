@@ -13,7 +13,7 @@ import pytest
 from drl_core.storage.database import ReadPool
 from drl_serving.decisions.state import log_store
 from drl_serving.decisions.state.log_store import DecisionLog, DecisionRecord
-from drl_serving.patterns.search import CursorError
+from drl_serving.http.cursor import CursorError
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from litestar.testing import TestClient
 
 from drl_core.settings import Serving, Settings
 from drl_serving.app import Service
-from drl_serving.gateway.gateway import Front, _Queue
+from drl_serving.gateway.gateway import Gateway, _Queue
 from drl_serving.observability.metrics import Metrics
 from tests import strategies
 
@@ -32,10 +32,10 @@ examples = settings(
 )
 
 
-def framework_only(front: Front) -> Front:
+def framework_only(gateway: Gateway) -> Gateway:
     """The same service without the lean way."""
-    front._lean = {}
-    return front
+    gateway._lean = {}
+    return gateway
 
 
 @contextlib.contextmanager
@@ -47,8 +47,8 @@ def both_ways(publisher: Any, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     home = Path(publisher.settings.home)
     for name in ("models", "keys"):
         (other / name).symlink_to(home / name)
-    lean = Service(publisher.settings).front
-    framework = framework_only(Service(Settings(home=str(other))).front)
+    lean = Service(publisher.settings).gateway
+    framework = framework_only(Service(Settings(home=str(other))).gateway)
     with TestClient(lean) as one, TestClient(framework) as two:
         yield one, two
 
@@ -129,7 +129,7 @@ def clients(publisher: Any, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
         yield pair
 
 
-async def ask(front: Front, receive: Any, path: str = "/v1/decisions") -> list[dict[str, Any]]:
+async def ask(gateway: Gateway, receive: Any, path: str = "/v1/decisions") -> list[dict[str, Any]]:
     """One request, by ASGI itself."""
     sent: list[dict[str, Any]] = []
 
@@ -151,7 +151,7 @@ async def ask(front: Front, receive: Any, path: str = "/v1/decisions") -> list[d
         "extensions": {},
         "state": {},
     }
-    await front(scope, receive, send)
+    await gateway(scope, receive, send)
     return sent
 
 
@@ -161,39 +161,39 @@ async def never() -> Any:
 
 def test_a_request_that_does_not_come_is_ended_with_408(publisher: Any) -> None:
     publisher.publish("v1")
-    front = Service(publisher.settings).front
-    front.timeout_s = 0.2
+    gateway = Service(publisher.settings).gateway
+    gateway.timeout_s = 0.2
 
     async def scenario() -> list[dict[str, Any]]:
-        watching = asyncio.create_task(front.watch())
+        watching = asyncio.create_task(gateway.cancel_overdue_requests())
         try:
-            return await ask(front, never)
+            return await ask(gateway, never)
         finally:
             watching.cancel()
 
     start, body = asyncio.run(scenario())
     assert start["status"] == 408
     assert json.loads(body["body"])["type"] == "urn:drl:problem:request-timeout"
-    assert not front._running
-    assert not front._overdue
+    assert not gateway._running
+    assert not gateway._overdue
 
 
 def test_what_would_wait_too_long_is_shed_with_retry_after(publisher: Any) -> None:
     publisher.publish("v1")
     service = Service(publisher.settings)
-    front = service.front
-    front.max_queue_s = 0.005
+    gateway = service.gateway
+    gateway.max_queue_s = 0.005
 
     async def at_once() -> Any:
         time.sleep(0.002)  # each takes the loop for a while
         return {"type": "http.request", "body": b'{"episode_id": 1, "step": 0}'}
 
     async def burst() -> list[list[dict[str, Any]]]:
-        return await asyncio.gather(*(ask(front, at_once) for _ in range(20)))
+        return await asyncio.gather(*(ask(gateway, at_once) for _ in range(20)))
 
     async def scenario() -> list[list[list[dict[str, Any]]]]:
         await service.models.poll()
-        return [await burst(), await burst(), [await ask(front, at_once)]]
+        return [await burst(), await burst(), [await ask(gateway, at_once)]]
 
     first, second, alone = asyncio.run(scenario())
     statuses = [[answer[0]["status"] for answer in answers] for answers in (first, second)]
@@ -225,7 +225,7 @@ def test_what_came_during_a_busy_turn_counts_as_waiting_since() -> None:
 def test_every_answer_has_the_security_headers_and_a_trace(publisher: Any) -> None:
     publisher.publish("v1")
     trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
-    with TestClient(Service(publisher.settings).front) as client:
+    with TestClient(Service(publisher.settings).gateway) as client:
         for method, path in (
             ("GET", "/health/live"),
             ("POST", "/v1/decisions"),
@@ -249,7 +249,7 @@ def test_where_nobody_needs_credentials_another_sites_page_cannot_act(
 ) -> None:
     publisher.publish("v1")
     publisher.publish("v2")
-    with TestClient(Service(publisher.settings).front) as client:
+    with TestClient(Service(publisher.settings).gateway) as client:
         for path in (
             "/v1/models/rollback",
             "/v1/decisions",
@@ -288,8 +288,8 @@ def test_limits_follow_the_configuration(publisher: Any) -> None:
     assert (rules.mode_of("any"), rules.mode_of("lab")) == ("enforce", "observe")
     assert (rules.containment_margin, rules.decision_log_share) == (0.5, 0.25)
     assert service.limits.max_batch == 7
-    assert (service.front.max_queue_s, service.front.timeout_s) == (0.04, 3)
-    assert service.front.max_body == 100
+    assert (service.gateway.max_queue_s, service.gateway.timeout_s) == (0.04, 3)
+    assert service.gateway.max_body == 100
 
 
 @pytest.mark.property(38)
@@ -309,7 +309,7 @@ def test_a_decision_waits_for_nothing(publisher: Any) -> None:
             async def receive(body: bytes = body) -> Any:
                 return {"type": "http.request", "body": body}
 
-            asking = asyncio.create_task(ask(service.front, receive))
+            asking = asyncio.create_task(ask(service.gateway, receive))
             for _ in range(3):  # asked, decided, answered
                 await asyncio.sleep(0)
             start, answer = asking.result()

@@ -14,7 +14,8 @@ from stored_patterns import START, ask, clear, opened, pattern, upsert
 from drl_core.migrations import migrate
 from drl_core.storage.database import DatabaseUnavailable
 from drl_core.storage.patterns import AttackPattern
-from drl_serving.patterns.search import CursorError, Filter, PatternStore
+from drl_serving.http.cursor import CursorError
+from drl_serving.patterns.search import Filter, PatternStore
 from tests.postgres import FastPostgres
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drl_serving.storage.group_commit import Full, GroupCommit
+from drl_serving.storage.group_commit import BufferFull, GroupCommit
 
 
 class Disk:
@@ -93,7 +93,7 @@ def test_above_the_bound_a_caller_is_told_when_to_come_back_and_nothing_is_taken
     async def check(group: GroupCommit[int]) -> None:
         waiting = asyncio.create_task(group.submit([1, 2, 3]))
         await disk.begun()
-        with pytest.raises(Full) as refused:
+        with pytest.raises(BufferFull) as refused:
             await group.submit([4, 5])
         assert refused.value.waiting == 3
         assert refused.value.retry_after_s >= 1

@@ -18,7 +18,7 @@ from drl_core.telemetry.event import (
 )
 from drl_core.telemetry.landing import LandingError, LandingZone
 from drl_serving.http.request_body import JSON, Limits
-from drl_serving.storage.group_commit import Full
+from drl_serving.storage.group_commit import BufferFull
 from drl_serving.telemetry.service import TelemetryService
 
 BUFFER = 10_000
@@ -64,7 +64,7 @@ def test_while_the_disk_stalls_ten_thousand_wait_and_the_rest_are_told_to(
             await asyncio.sleep(0.01)
         refused = 0
         for step in range(20):
-            with pytest.raises(Full) as told:
+            with pytest.raises(BufferFull) as told:
                 await service.ingest(encode_event(Event(episode_id="late", step=step)), JSON)
             assert told.value.retry_after_s >= 1
             refused += 1

@@ -1,4 +1,4 @@
-"""Messages that are none: bytes that protobuf cannot read reach the servicer as `Unreadable`.
+"""Messages that are none: bytes that protobuf cannot read reach the servicer as `MalformedMessage`.
 
 Left to the library, they end a call with UNKNOWN, as if the service had failed.
 """
@@ -10,15 +10,15 @@ import grpc
 from google.protobuf.message import DecodeError
 
 
-class Unreadable:
+class MalformedMessage:
     """Stands for a message; `reason` says what is wrong with its bytes."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
 
-class Reading(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Makes every call's deserialiser give `Unreadable` where it would fail."""
+class TolerantDeserialization(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Makes every call's deserialiser give `MalformedMessage` where it would fail."""
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
@@ -35,6 +35,6 @@ def _tolerant(deserialise: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
         try:
             return deserialise(content)
         except DecodeError as error:
-            return Unreadable(str(error))
+            return MalformedMessage(str(error))
 
     return read

@@ -1,4 +1,4 @@
-"""Routes whose every use is noted in the audit log: `before_request = Noted("patterns.read")`."""
+"""Routes whose every use is noted in the audit log: `before_request = Audited("patterns.read")`."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from litestar import Request
 from drl_serving.audit.log import Audit
 
 
-class Noted:
+class Audited:
     """A hook that notes who asks for what, once the guards have let them pass.
 
     `app.state.audit` is told; the target is the path with its query.
