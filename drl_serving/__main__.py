@@ -31,10 +31,10 @@ def run(settings: Settings) -> NoReturn:
             f"serving.port: {where} cannot be used ({error.strerror}): set DRL_SERVING__PORT"
         ) from None
     gc.disable()  # what is imported stays: to look for garbage takes an eighth of the time
-    from drl_serving.server import worker  # isort: skip  # before the others: it leaves out what is unused
     from drl_serving.access.service import require_credentials
     from drl_serving.access.tls import uvicorn_options
     from drl_serving.observability import metrics
+    from drl_serving.server import worker
 
     require_credentials(settings)
     uvicorn_options(settings)  # told now where TLS is configured wrongly

@@ -7,8 +7,6 @@ one that takes the place of another.
 import socket
 import sys
 
-import drl_serving.server.unused  # isort: skip  # noqa: F401  before all that would import them
-
 import uvicorn
 
 from drl_core.processes import end_with_parent
