@@ -1,1 +1,1 @@
-"""The `drl` command."""
+"""The command line `drl`: commands, and running everything on one machine."""

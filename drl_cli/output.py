@@ -1,4 +1,4 @@
-"""What every command shares: the consoles, progress bars, JSON output, and how errors are told."""
+"""Command-line output: consoles, progress bars, JSON documents, and the error boundary."""
 
 import json
 import sys
@@ -15,13 +15,17 @@ err = Console(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output; NaN cannot occur, None is null."""
+    """Print a value as one JSON document on standard output, None as null.
+
+    Raises:
+        ValueError: it holds a number that JSON does not have, such as NaN.
+    """
     sys.stdout.write(json.dumps(msgspec.to_builtins(value), allow_nan=False) + "\n")
 
 
 @contextmanager
 def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    """A progress bar on standard error; the context gives `update(done, total, text="")`."""
+    """A progress bar on standard error; gives `update(done, total, text="")`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -40,20 +44,9 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Callable[..., None
 
 @contextmanager
 def exit_on_expected_error() -> Iterator[None]:
-    """The boundary of the command line: an expected error is one line and exit status 1."""
-    from drl_core.release.errors import BundleError
-    from drl_core.settings import SettingsError
-    from drl_core.storage.database import DatabaseUnavailable
-
+    """Error boundary: an expected error ends the command with one line and exit status 1."""
     try:
         yield
-    except (
-        SettingsError,
-        BundleError,
-        DatabaseUnavailable,
-        ValueError,
-        OSError,
-        RuntimeError,
-    ) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         err.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error

@@ -1,1 +1,1 @@
-"""The subcommands of `drl`, a module a group."""
+"""The subcommands of `drl`, one module for each group."""

@@ -1,4 +1,7 @@
-"""`drl keys`: API keys of the service are made, listed, rotated and revoked; each act is noted."""
+"""`drl keys`: create, list, rotate and revoke the service's API keys; each is audited.
+
+Only hashes of keys are stored; a running service picks a change up within about a second.
+"""
 
 import datetime as dt
 import os
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from drl_cli.configuration import current_settings
 from drl_cli.output import err, out, print_json
 
 if TYPE_CHECKING:
@@ -14,22 +18,22 @@ if TYPE_CHECKING:
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
-keys_app = typer.Typer(help="API keys of the service: make, list, rotate, revoke.")
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+keys_app = typer.Typer(help="API keys of the service: create, list, rotate, revoke.")
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 
 
 @keys_app.command()
 def create(
-    name: Annotated[str, typer.Option(help="Whose key it is, for people.")],
+    name: Annotated[str, typer.Option(help="Whose key it is.")],
     scope: Annotated[
         list[str], typer.Option(help="decide, ingest, patterns, review, publish or admin.")
     ],
     expires: Annotated[
-        str | None, typer.Option(help="When it ends: 12h, 90d, 52w, or a date. Never, if not set.")
+        str | None, typer.Option(help="When it expires: 12h, 90d, 52w, or a date (default: never).")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make a key. It is shown once; only its hash is kept."""
+    """Create a key. It is shown once; only its hash is kept."""
     key, text = _file().create(name, scope, _until(expires))
     _note("keys.created", key.id)
     _show(text, key.id, json)
@@ -37,7 +41,7 @@ def create(
 
 @keys_app.command("list")
 def list_keys(json: Json = False) -> None:
-    """All keys, the revoked and expired included; secrets are not kept."""
+    """List all keys, revoked and expired ones included."""
     from rich.table import Table
 
     keys = _file().read()
@@ -53,7 +57,7 @@ def list_keys(json: Json = False) -> None:
 
 @keys_app.command()
 def revoke(key_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """Refuse a key; running services do so within about a second."""
+    """Revoke a key; running services refuse it within about a second."""
     key = _file().revoke(key_id)
     _note("keys.revoked", key.id)
     out.print(f"{key.id} ({key.name}) is revoked", markup=False)
@@ -62,10 +66,12 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
 @keys_app.command()
 def rotate(
     key_id: Annotated[str, typer.Argument(metavar="ID")],
-    grace: Annotated[str, typer.Option(help="How long the old secret stays good: 0m, 24h.")] = "1h",
+    grace: Annotated[
+        str, typer.Option(help="How long the old secret stays valid: 0m, 24h.")
+    ] = "1h",
     json: Json = False,
 ) -> None:
-    """Give a key a new secret; the old one is good for a while."""
+    """Give a key a new secret; the old one stays valid for the grace period."""
     key, text = _file().rotate(key_id, _span(grace))
     _note("keys.rotated", key.id)
     _show(text, key.id, json)
@@ -75,22 +81,20 @@ _SHOWN = ("id", "name", "scopes", "created", "expires", "revoked", "previous_unt
 
 
 def register(app: typer.Typer) -> None:
-    """Put `keys` into the command line."""
+    """Add the group to the command line."""
     app.add_typer(keys_app, name="keys", no_args_is_help=True)
 
 
 def _file() -> "KeyFile":
-    from drl_core import settings
     from drl_serving.access.api_keys import KeyFile
 
-    return KeyFile(settings.load().keys_path)
+    return KeyFile(current_settings().keys_path)
 
 
 def _note(action: str, key_id: str) -> None:
-    from drl_core import settings
     from drl_serving.audit.log import Audit
 
-    with Audit(settings.load().home_path / "audit") as audit:
+    with Audit(current_settings().home_path / "audit") as audit:
         audit.record(action, actor=f"cli:uid-{os.getuid()}", target=f"key:{key_id}")
 
 
@@ -99,7 +103,7 @@ def _show(text: str, key_id: str, json: bool) -> None:
         print_json({"id": key_id, "key": text})
         return
     out.print(text, markup=False, highlight=False, soft_wrap=True)
-    err.print(f"Keep it now, it is not shown again. Revoke it with: drl keys revoke {key_id}")
+    err.print(f"Store it now, it is not shown again. To revoke it: drl keys revoke {key_id}")
 
 
 def _until(expires: str | None) -> dt.datetime | None:
@@ -124,5 +128,7 @@ def _state(revoked: dt.datetime | None, expires: dt.datetime | None) -> str:
     if revoked is not None:
         return f"revoked {revoked:%Y-%m-%d}"
     if expires is None:
-        return "good"
-    return f"{'expired' if expires <= dt.datetime.now(dt.UTC) else 'good until'} {expires:%Y-%m-%d}"
+        return "valid"
+    return (
+        f"{'expired' if expires <= dt.datetime.now(dt.UTC) else 'valid until'} {expires:%Y-%m-%d}"
+    )

@@ -1,7 +1,7 @@
-"""`drl demo`: telemetry in, everything running, one decision out over HTTP.
+"""`drl demo`: end-to-end demonstration, from a file of telemetry to one decision over HTTP.
 
-The same way as in production: `drl up`'s processes run, telemetry lands, and the sensors do the
-rest. This module only waits, shows where things are, and asks the service.
+It takes the same path as production: the processes of `drl up` run, telemetry lands, and the
+sensors do the rest. This module waits, prints the progress, and calls the service.
 """
 
 import json
@@ -30,11 +30,11 @@ SAMPLE = Path("samples/recorded/telemetry.jsonl.gz")
 
 
 class DemoError(RuntimeError):
-    """The demonstration could not be carried through; the message says where to look."""
+    """The demonstration failed; the message says where to look."""
 
 
 def run(settings: Settings, path: Path | None, *, once: bool) -> int:
-    """Carry the demonstration through.
+    """Run the demonstration.
 
     Args:
         settings: the configuration.
@@ -52,16 +52,16 @@ def run(settings: Settings, path: Path | None, *, once: bool) -> int:
         with up.stop_on_signals(), up.only_one(settings):
             up.check_ports(settings)
             with up.database(settings) as url:
-                _said(began, "database ready")
+                _log(began, "database ready")
                 env = up.environment(settings, url)
                 with up.processes(settings, env) as running:
-                    _said(began, "daemon, UI and service ready")
+                    _log(began, "daemon, UI and service ready")
                     _import(settings, path)
-                    _said(began, "telemetry landed; the sensors take it from here")
+                    _log(began, "telemetry landed; the sensors continue")
                     manifest = _wait_for_release(settings, running, env, began)
-                    _said(began, f"model {manifest.model_version} released")
+                    _log(began, f"model {manifest.model_version} released")
                     _decide(settings, path, manifest)
-                    _said(began, "first decision")
+                    _log(began, "first decision")
                     if once:
                         return 0
                     _what_next(settings)
@@ -70,7 +70,7 @@ def run(settings: Settings, path: Path | None, *, once: bool) -> int:
         return 128 + stopped.signum
 
 
-def _said(began: float, text: str) -> None:
+def _log(began: float, text: str) -> None:
     err.print(f"[bold cyan]{time.monotonic() - began:6.1f} s[/]  {text}", highlight=False)
 
 
@@ -92,7 +92,7 @@ def _import(settings: Settings, path: Path) -> None:
 def _wait_for_release(
     settings: Settings, running: up.Running, env: Mapping[str, str], began: float
 ) -> Manifest:
-    """Tell what the daemon's runs do until there is nothing more to ingest or to learn."""
+    """Print the progress of the daemon's runs until nothing is left to ingest or to learn."""
     import dagster as dg
 
     from drl_assets.defs.resources import Project
@@ -102,11 +102,11 @@ def _wait_for_release(
     project = Project()
     landing = LandingZone(settings.landing_path)
     deadline = time.monotonic() + RELEASE_WAIT_S
-    told: set[tuple[str, str]] = set()
+    printed: set[tuple[str, str]] = set()
     with dg.DagsterInstance.get() as instance:
         while True:
             for run in reversed(instance.get_runs(limit=20)):
-                _tell(run, instance, told, began)
+                _print_run(run, instance, printed, began)
             champion = project.champion
             ingested = set(landing.keys()) <= project.tables.done("experiences")
             if ingested and not landing.waiting() and not _unfinished(instance):
@@ -119,7 +119,7 @@ def _wait_for_release(
                         "is_malicious in the telemetry, or import with --label"
                     )
             if running.ended is not None:
-                raise DemoError("a process ended before a model was released; see the log above")
+                raise DemoError("a process ended before a model was released: see the log above")
             if time.monotonic() > deadline:
                 raise DemoError(
                     f"no model was released in {RELEASE_WAIT_S:g} s: see the runs at "
@@ -140,25 +140,32 @@ def _unfinished(instance: "dg.DagsterInstance") -> bool:
     return bool(instance.get_run_ids(dg.RunsFilter(statuses=waiting), limit=1))
 
 
-def _tell(
-    run: "dg.DagsterRun", instance: "dg.DagsterInstance", told: set[tuple[str, str]], began: float
+def _print_run(
+    run: "dg.DagsterRun",
+    instance: "dg.DagsterInstance",
+    printed: set[tuple[str, str]],
+    began: float,
 ) -> None:
-    """Print each step of a run once, when it has ended, and the run's failure."""
+    """Print each step of a run once, when it has ended.
+
+    Raises:
+        DemoError: the run failed.
+    """
     for step in instance.get_run_step_stats(run.run_id):
         if not (step.start_time and step.end_time and step.status):
             continue
-        if (run.run_id, step.step_key) in told:
+        if (run.run_id, step.step_key) in printed:
             continue
-        told.add((run.run_id, step.step_key))
+        printed.add((run.run_id, step.step_key))
         took = step.end_time - step.start_time
-        _said(began, f"{run.job_name}: {step.step_key} {step.status.value.lower()} in {took:.1f} s")
-    if run.is_failure and (run.run_id, "run") not in told:
-        told.add((run.run_id, "run"))
-        raise DemoError(f"{run.job_name} failed (run {run.run_id}); the reason is in the log above")
+        _log(began, f"{run.job_name}: {step.step_key} {step.status.value.lower()} in {took:.1f} s")
+    if run.is_failure and (run.run_id, "run") not in printed:
+        printed.add((run.run_id, "run"))
+        raise DemoError(f"{run.job_name} failed (run {run.run_id}): the reason is in the log above")
 
 
 def _decide(settings: Settings, path: Path, manifest: Manifest) -> None:
-    """Send one whole episode window by window until the policy acts; print what it said."""
+    """Send one episode, window by window, until the policy acts; print that decision."""
     events = _one_episode(path)
     base = f"http://{settings.serving.host}:{settings.serving.port}"
     _until(lambda: _get(f"{base}/v1/models/current")["model_version"] == manifest.model_version)
@@ -200,7 +207,7 @@ def _what_next(settings: Settings) -> None:
         "  [bold].venv/bin/drl record -o mine.jsonl -- ls -lR /usr/share[/]   "
         "record a program of yours\n"
         "  [bold].venv/bin/drl import mine.jsonl[/]                           "
-        "and watch the batch, perhaps a new model, appear\n"
+        "and watch the batch, and perhaps a new model, appear\n"
         "Ctrl-C stops everything.",
         highlight=False,
     )
@@ -210,7 +217,7 @@ def _until(condition: Callable[[], bool], wait_s: float = 30.0) -> None:
     deadline = time.monotonic() + wait_s
     while not condition():
         if time.monotonic() > deadline:
-            raise DemoError("the service does not serve the released model; see its log above")
+            raise DemoError("the service does not serve the released model: see its log above")
         time.sleep(0.05)
 
 

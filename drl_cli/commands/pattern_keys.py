@@ -1,6 +1,6 @@
-"""The commands of the keys that patterns are sealed with, and of what the drainer set aside.
+"""`drl patterns`: rotate the keys that encrypt patterns' metadata; look at the dead-letter queue.
 
-Rotation makes a new key and seals every stored pattern under it; stopped in the middle, it goes on
+Rotation makes a new key and encrypts every stored pattern with it; after an interruption it goes on
 with `--resume`. A key may be removed when neither the database nor the outbox needs it.
 """
 
@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
+from drl_cli.configuration import current_settings
 from drl_cli.local.embedded_postgres import running_url
 from drl_cli.output import out, print_json, progress_bar
-from drl_core import settings
 from drl_core.settings import Settings
 from drl_core.storage import patterns
 from drl_core.storage.database import connect
@@ -23,7 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the group `drl patterns`."""
+    """Add the commands to the group."""
     app.command("keys")(keys)
     app.command("rotate-key")(rotate_key)
     app.command("remove-key")(remove_key)
@@ -31,11 +31,11 @@ def register(app: typer.Typer) -> None:
 
 
 def keys(json: Json = False) -> None:
-    """The keys that seal patterns, and how many patterns need each; the last one seals."""
+    """List the encryption keys, and how many patterns need each; the last one is in use."""
     from rich import box
     from rich.table import Table
 
-    configured = settings.load()
+    configured = current_settings()
     used = _used(configured)
     rows = [
         {"key_id": key.key_id, "file": str(key.path), "patterns": used.pop(key.key_id, 0)}
@@ -53,55 +53,56 @@ def keys(json: Json = False) -> None:
         table.add_row(key, str(count), "[bold red]missing: put it back from a backup[/]")
     out.print(table)
     if clear:
-        out.print(f"{clear} patterns are in clear: drl patterns rotate-key")
+        out.print(f"{clear} patterns are not encrypted: run drl patterns rotate-key")
 
 
 def rotate_key(
     resume: Annotated[
-        bool, typer.Option("--resume", help="Make no new key, go on with the newest one.")
+        bool, typer.Option("--resume", help="Continue an interrupted rotation with the newest key.")
     ] = False,
 ) -> None:
-    """Make a new key and seal all stored patterns under it, also those still in clear.
+    """Make a new key and encrypt all stored patterns with it, also those not yet encrypted.
 
-    The service may run meanwhile: it takes the new key at once. Then `drl patterns remove-key` may
-    remove the old ones.
+    The service may run meanwhile: it uses the new key at once. Afterwards, `drl patterns
+    remove-key` removes old keys.
     """
-    configured = settings.load()
+    configured = current_settings()
     keyring = Keyring(configured.keys_path)
     with _database(configured) as url:
         newest = keyring.newest() if resume else keyring.rotate()
-        with progress_bar("sealing patterns") as update:
+        with progress_bar("encrypting patterns") as update:
             count = patterns.reseal(url, keyring, update)
-    out.print(f"key {newest} seals; {count} patterns were sealed under it")
+    out.print(f"key {newest} is in use; {count} patterns were encrypted with it")
 
 
 def remove_key(
     key_id: Annotated[str, typer.Argument(help="As `drl patterns keys` lists it.")],
 ) -> None:
-    """Remove a key that nothing needs any more. What a backup holds under it is lost with it."""
-    configured = settings.load()
+    """Remove a key that no pattern needs; backups encrypted with it cannot be read any more."""
+    configured = current_settings()
     needed = _used(configured).get(key_id, 0)
     if needed:
         raise ValueError(
-            f"{needed} patterns need key {key_id}: drl patterns rotate-key; the outbox must drain"
+            f"{needed} patterns need key {key_id}: run drl patterns rotate-key and wait until the "
+            "outbox is drained"
         )
     Keyring(configured.keys_path).remove(key_id)
-    out.print(f"key {key_id} is removed")
+    out.print(f"key {key_id} removed")
 
 
 def dead_letters(
     requeue: Annotated[
-        bool, typer.Option("--requeue", help="Put them back into the outbox, all of them.")
+        bool, typer.Option("--requeue", help="Put all of them back into the outbox.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """What the drainer set aside, since the database refuses it, and why; the oldest hundred."""
+    """List the outbox's dead letters: rows that the database refused, and why; the oldest 100."""
     from rich import box
     from rich.table import Table
 
-    outbox = _outbox(settings.load())
+    outbox = _outbox(current_settings())
     if requeue:
-        out.print(f"{outbox.requeue()} rows wait in the outbox again")
+        out.print(f"{outbox.requeue()} rows requeued")
         return
     letters = outbox.dead_letters()
     if json:
@@ -110,11 +111,11 @@ def dead_letters(
     table = Table("topic", "key", "reason", box=box.SIMPLE_HEAD)
     for letter in letters:
         table.add_row(letter.row.topic, letter.row.key, letter.reason.split("\n")[0])
-    out.print(table if letters else "nothing was set aside")
+    out.print(table if letters else "no dead letters")
 
 
 def _used(configured: Settings) -> dict[str | None, int]:
-    """How many patterns, stored or waiting, need each key; None is for those in clear."""
+    """How many patterns, stored or queued, need each key; None is for unencrypted ones."""
     with _database(configured) as url, connect(url) as connection:
         used = patterns.keys_in_use(connection)
     for row in _outbox(configured).each(patterns.TOPIC):

@@ -1,6 +1,7 @@
-"""The command that asks the running service: what have we seen like this? And the patterns' keys.
+"""`drl similar`: nearest-neighbour search for known attack patterns, asked of the running service.
 
-`DRL_API_KEY` is sent with the question, where the service wants to know who asks.
+A recording goes in, for each of its episodes the nearest stored patterns come out. `DRL_API_KEY` is
+sent with the query, where the service needs credentials. `drl patterns` is registered here too.
 """
 
 import json as jsonlib
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from drl_cli.commands import pattern_keys
+from drl_cli.configuration import current_settings
 from drl_cli.output import out, print_json
 from drl_core.policy.actions import Action
 
@@ -20,28 +22,29 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command, and the group `drl patterns`."""
+    """Add the command and the group."""
     app.command()(similar)
-    group = typer.Typer(help="Keys and outbox of the stored patterns.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Encryption keys and dead letters of the stored patterns.", no_args_is_help=True
+    )
     pattern_keys.register(group)
     app.add_typer(group, name="patterns")
 
 
 def similar(
-    telemetry: Annotated[Path, typer.Argument(help="Recording, with or without labels.")],
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Patterns for each episode.")] = 3,
+    telemetry: Annotated[Path, typer.Argument(help="File of telemetry, with or without labels.")],
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Patterns per episode.")] = 3,
     json: Json = False,
 ) -> None:
-    """Known attack patterns nearest to each episode of a recording, by its last window's state.
+    """Find the known attack patterns nearest to each episode of a recording (its last window).
 
-    Asks the service of `drl up` (DRL_SERVING__HOST, DRL_SERVING__PORT), with the key in DRL_API_KEY
-    where it wants one. Distance is Euclidean over the 30 features, each in 0..1.
+    Asks the running service (DRL_SERVING__HOST, DRL_SERVING__PORT), with the API key in DRL_API_KEY
+    where one is needed. Distance is Euclidean over the 30 features, each in 0..1.
     """
     from drl_assets.sources.importer import read_events
     from drl_assets.tables import transforms
-    from drl_core import settings
 
-    serving = settings.load().serving
+    serving = current_settings().serving
     url = f"http://{serving.host}:{serving.port}/v1/patterns/search"
     frame = transforms.telemetry_frame([list(read_events([telemetry]))]).frame
     states = transforms.state_frame(frame).frame

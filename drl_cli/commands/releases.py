@@ -1,4 +1,4 @@
-"""`drl bundle`: verify, roll back, promote and prune releases; rotate their signing keys."""
+"""`drl bundle`: verify, roll back, stage, promote and prune releases; rotate their signing keys."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from drl_cli.configuration import current_settings
 from drl_cli.output import out, print_json
 
 if TYPE_CHECKING:
-    from drl_core.release.store import Release
+    from drl_core.release.store import ModelStore, Release
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
+_STORE_HELP = "The model store (default: that of DRL_HOME)."
+Store = Annotated[Path | None, typer.Option("--store", help=_STORE_HELP)]
 
 
 def register(bundle_app: typer.Typer) -> None:
@@ -26,9 +29,12 @@ def register(bundle_app: typer.Typer) -> None:
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A bundle or model store.")], json: Json = False
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a release (`drl train --out`), or a model store.")
+    ],
+    json: Json = False,
 ) -> None:
-    """Check signature, checksum, contract and golden answers of the current release."""
+    """Check signature, checksum, contract and golden outputs of the current release."""
     from drl_assets.learning.export import onnx_export
     from drl_core.release import graph_check
 
@@ -46,46 +52,29 @@ def verify(
     )
 
 
-def rollback(
-    folder: Annotated[
-        Path | None, typer.Argument(help="The model store; that of DRL_HOME by default.")
-    ] = None,
-) -> None:
+def rollback(folder: Annotated[Path | None, typer.Argument(help=_STORE_HELP)] = None) -> None:
     """Release the model before the current one again, under a new sequence number."""
-    from drl_core import settings
     from drl_core.release.signing_keys import signing_key, trusted_keys
-    from drl_core.release.store import ModelStore
 
-    home = settings.load()
-    store = ModelStore(folder or home.models_path)
-    key = signing_key(home.keys_path)
-    manifest = store.rollback(trusted_keys(home.keys_path), key)
+    keys = current_settings().keys_path
+    manifest = _store(folder).rollback(trusted_keys(keys), signing_key(keys))
     out.print(f"release {manifest.sequence} serves {manifest.model_version} again")
 
 
-Store = Annotated[
-    Path | None, typer.Option("--store", help="The model store; that of DRL_HOME by default.")
-]
-
-
 def challenge(
-    folder: Annotated[Path, typer.Argument(help="A signed bundle (`drl train --out`).")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a release (`drl train --out`).")],
     store: Store = None,
 ) -> None:
-    """Stage a bundle's model, signed, so that it can be tried beside the served one."""
-    from drl_core import settings
+    """Stage a model, signed, as a challenger that can be tried beside the served model."""
     from drl_core.release import graph_check
     from drl_core.release.signing_keys import signing_key
-    from drl_core.release.store import ModelStore
 
-    home = settings.load()
     release = load_release(folder)
     graph_check.check(release.model)
-    key = signing_key(home.keys_path)
-    target = ModelStore(store or home.models_path)
-    manifest = target.stage(release.model, release.manifest, key)
+    key = signing_key(current_settings().keys_path)
+    manifest = _store(store).stage(release.model, release.manifest, key)
     out.print(
-        f"staged {manifest.model_version} as {manifest.sequence}; nothing is served yet\n"
+        f"staged {manifest.model_version} as {manifest.sequence}; the served model is unchanged\n"
         f"next: set [bold]serving.challenger[/] to {manifest.model_version} in the configuration, "
         f"then [bold]drl bundle promote {manifest.model_version}[/]"
     )
@@ -96,84 +85,84 @@ def promote(
     store: Store = None,
 ) -> None:
     """Release a staged or an earlier model, under a new sequence number."""
-    from drl_core import settings
     from drl_core.release.signing_keys import signing_key, trusted_keys
-    from drl_core.release.store import ModelStore
 
-    home = settings.load()
-    target = ModelStore(store or home.models_path)
-    release = target.find(version, trusted_keys(home.keys_path))
+    keys = current_settings().keys_path
+    target = _store(store)
+    release = target.find(version, trusted_keys(keys))
     manifest = msgspec.structs.replace(release.manifest, rollback_of=None)
-    manifest = target.publish(release.model, manifest, signing_key(home.keys_path))
+    manifest = target.publish(release.model, manifest, signing_key(keys))
     out.print(f"release {manifest.sequence} serves {manifest.model_version}")
 
 
 def prune(
-    keep: Annotated[int, typer.Option(min=1, help="Releases that stay.")] = 20,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the latest releases to keep.")] = 20,
     store: Store = None,
 ) -> None:
-    """Remove old releases and their models; never the current one or the challenger."""
-    from drl_core import settings
+    """Remove old releases and their models; the current one and the challenger are kept."""
     from drl_core.release.signing_keys import trusted_keys
-    from drl_core.release.store import ModelStore
 
-    home = settings.load()
-    target = ModelStore(store or home.models_path)
-    challenger = home.serving.challenger
+    settings = current_settings()
+    target = _store(store)
+    challenger = settings.serving.challenger
     removed = target.prune(
-        max(keep, home.serving.keep_models),
-        trusted_keys(home.keys_path),
+        max(keep, settings.serving.keep_models),
+        trusted_keys(settings.keys_path),
         [challenger] if challenger else [],
     )
-    out.print(f"removed {len(removed)} files, {len(target.releases())} releases stay")
+    out.print(f"removed {len(removed)} files; {len(target.releases())} releases are kept")
 
 
 def rotate_key() -> None:
-    """Sign with a new key from now on, the current release first; the old one stays trusted."""
-    from drl_core import settings
+    """Make a new signing key and re-sign the current release; the old key stays trusted."""
     from drl_core.release import signing_keys
-    from drl_core.release.store import ModelStore
 
-    home = settings.load()
-    before = set(signing_keys.trusted_keys(home.keys_path))
-    key = signing_keys.rotate(home.keys_path)
+    keys = current_settings().keys_path
+    before = set(signing_keys.trusted_keys(keys))
+    key = signing_keys.rotate(keys)
     name = signing_keys.key_id(key.public_key())
-    target = ModelStore(home.models_path)
+    target = _store(None)
     if target.current_path.exists():
-        manifest = target.reissue(signing_keys.trusted_keys(home.keys_path), key)
-        out.print(f"release {manifest.sequence} is {manifest.model_version}, signed anew")
+        manifest = target.reissue(signing_keys.trusted_keys(keys), key)
+        out.print(f"release {manifest.sequence} is {manifest.model_version}, signed with it")
     out.print(
-        f"[bold]{name}[/] signs from now on; still trusted: {', '.join(sorted(before)) or 'none'}\n"
+        f"signing key: [bold]{name}[/]; still trusted: {', '.join(sorted(before)) or 'none'}\n"
         f"next: copy trusted/{name}.pub to every service with keys of its own, then "
         "[bold]drl bundle distrust KEY_ID[/] for the old ones"
     )
 
 
-def distrust(key_id: Annotated[str, typer.Argument(help="16 hex digits.")]) -> None:
-    """Take no release any more that a key has signed."""
-    from drl_core import settings
+def distrust(
+    key_id: Annotated[str, typer.Argument(help="Id of the signing key, 16 hex digits.")],
+) -> None:
+    """Refuse from now on every release that a key has signed."""
     from drl_core.release import signing_keys
 
-    signing_keys.distrust(settings.load().keys_path, key_id)
-    out.print(f"{key_id} is trusted no more")
+    signing_keys.distrust(current_settings().keys_path, key_id)
+    out.print(f"{key_id} is not trusted any more")
 
 
 def load_release(folder: Path) -> "Release":
-    """The current release of a bundle or model store, verified.
+    """The current release of a folder, verified with the keys beside it, else with those of home.
 
     Raises:
         ValueError: the folder holds none.
     """
-    from drl_core import settings
     from drl_core.release.signing_keys import trusted_keys
     from drl_core.release.store import ModelStore
 
     keys = folder / "keys"
     if not (keys / "trusted").is_dir():
-        keys = settings.load().keys_path
+        keys = current_settings().keys_path
     try:
         return ModelStore(folder).load(trusted_keys(keys))
     except FileNotFoundError:
         raise ValueError(
             f"{folder} holds no release: make one with `drl train --telemetry PATH --out {folder}`"
         ) from None
+
+
+def _store(folder: Path | None) -> "ModelStore":
+    from drl_core.release.store import ModelStore
+
+    return ModelStore(folder or current_settings().models_path)

@@ -1,4 +1,4 @@
-"""Commands that bring telemetry in: import, generate, record."""
+"""`drl import`, `drl generate`, `drl record`: commands that bring telemetry in."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from drl_cli.configuration import current_settings
 from drl_cli.output import err, out, print_json, progress_bar
 from drl_core.telemetry.event import Stage
 
@@ -30,30 +31,30 @@ def import_(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders; .gz is fine.")],
     format: Annotated[
         str,
-        typer.Option(help="auto, json (report's flat JSON), cape, cuckoo, perf-csv or strace."),
+        typer.Option(help="auto, json (flat JSON), cape, cuckoo, perf-csv or strace."),
     ] = "auto",
     sandbox_id: Annotated[
-        str | None, typer.Option(help="Written into every event; else what the file says.")
+        str | None, typer.Option(help="Set in every event (default: what the file says).")
     ] = None,
     stage: Annotated[
-        Stage | None, typer.Option(help="positive: the file was flagged; negative: it was passed.")
+        Stage | None,
+        typer.Option(help="positive: a detector flagged the file; negative: it passed."),
     ] = None,
     label: Annotated[
         Truth | None,
-        typer.Option(help="malicious or benign: ground truth that the reports do not carry."),
+        typer.Option(help="malicious or benign: ground truth, where the files have none."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Land telemetry durably; with `drl up` running, a new model follows by itself.
+    """Import telemetry into the landing zone; with `drl up` running, training follows by itself.
 
-    Refused records go to the dead-letter file with their reason. A report without behaviour gives
-    no episode and is named: it is no evidence of anything.
+    Invalid records go to the dead-letter file with the reason. A report without behaviour gives no
+    episode and is listed: it is no evidence of anything.
     """
     from drl_assets.sources.importer import import_telemetry
-    from drl_core import settings
     from drl_core.telemetry.landing import LandingZone
 
-    zone = LandingZone(settings.load().landing_path)
+    zone = LandingZone(current_settings().landing_path)
     with progress_bar("importing", quiet=json) as update:
         result = import_telemetry(
             paths,
@@ -87,7 +88,7 @@ def generate(
     malicious_share: Annotated[float, typer.Option(min=0, max=1)] = 0.5,
     json: Json = False,
 ) -> None:
-    """Write synthetic telemetry in the report's flat JSON, for tests; not for judging a policy."""
+    """Write synthetic telemetry as flat JSON, for tests; not for evaluating a policy."""
     from drl_assets.sources.synthetic import create_sample_telemetry_file
 
     events = create_sample_telemetry_file(
@@ -105,18 +106,20 @@ def record(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="FILE.jsonl or FILE.jsonl.gz.")
     ] = Path("recorded.jsonl"),
-    window: Annotated[float, typer.Option(help="Seconds a window, 0.25 to 1.")] = 0.5,
+    window: Annotated[float, typer.Option(help="Length of a window in seconds, 0.25 to 1.")] = 0.5,
     timeout: Annotated[
-        float | None, typer.Option(help="Kill the process tree after so many seconds.")
+        float | None, typer.Option(help="Kill the process tree after this many seconds.")
     ] = None,
     sandbox_id: str = "recorder",
     stage: Stage = Stage.POSITIVE,
-    label: Annotated[Truth | None, typer.Option(help="What the program is, where known.")] = None,
+    label: Annotated[
+        Truth | None, typer.Option(help="Ground truth, where known: malicious or benign.")
+    ] = None,
     severity: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     attack_type: str | None = None,
     json: Json = False,
 ) -> None:
-    """Run a program under strace and write its telemetry, one episode. It runs for real, here."""
+    """Run a program under strace and write its telemetry as one episode. It is not isolated."""
     from drl_assets.sources.strace import recorder
 
     result = recorder.record(

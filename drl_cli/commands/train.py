@@ -1,4 +1,4 @@
-"""`drl train` and `drl evaluate`: they need neither Dagster nor a database."""
+"""`drl train` and `drl evaluate`: training and evaluation without Dagster or a database."""
 
 import shlex
 import sys
@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from drl_cli.commands.releases import load_release
+from drl_cli.configuration import current_settings
 from drl_cli.output import err, out, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ HoldOut = Annotated[
     typer.Option(
         min=0,
         max=0.9,
-        help="Share of sessions kept for evaluation, the same ones in train and evaluate.",
+        help="Share of sessions held out for evaluation, the same ones in train and evaluate.",
     ),
 ]
 
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 def train(
     telemetry: Telemetry,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder of the signed bundle.")],
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the signed release.")],
     more: More = None,
     preset: Annotated[
         str,
@@ -56,15 +57,14 @@ def train(
     hold_out: HoldOut = 0.0,
     json: Json = False,
 ) -> None:
-    """Learn a policy from files; write a signed bundle that `drl evaluate` and a service load."""
+    """Train a policy from files; write a signed release for `drl evaluate` and the service."""
     from drl_assets.learning import trainer
     from drl_assets.learning.export import release
     from drl_assets.learning.learners import registry
     from drl_assets.reporting.provenance import git_commit
-    from drl_core import settings
     from drl_core.release import signing_keys
 
-    configured = settings.load()
+    configured = current_settings()
     learning = msgspec.structs.replace(configured.learning, preset=preset, seed=seed)
     try:
         algorithm = registry.algorithm(preset)
@@ -107,19 +107,19 @@ def train(
 
 def evaluate(
     telemetry: Telemetry,
-    bundle: Annotated[Path, typer.Option(help="Folder of a signed bundle (`drl train --out`).")],
+    bundle: Annotated[Path, typer.Option(help="Folder of a release (`drl train --out`).")],
     more: More = None,
     hold_out: HoldOut = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the random policy and the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random policy and of the bootstrap.")] = 0,
     report_folder: Annotated[
         Path | None,
-        typer.Option("--report", help="Folder for a Markdown report with its pictures."),
+        typer.Option("--report", help="Folder for a Markdown report with figures."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Play the served graph and its baselines over labelled recordings; nothing is trained.
+    """Evaluate a release and the baselines on labelled recordings, by replay; nothing is trained.
 
-    With --hold-out, only the sessions that `drl train --hold-out` kept away are played.
+    With --hold-out, only the sessions that `drl train --hold-out` held out are replayed.
     """
     from drl_assets.learning.data.episodes import from_experiences
     from drl_assets.learning.evaluation import evaluate as evaluation
@@ -127,13 +127,12 @@ def evaluate(
     from drl_assets.learning.export import onnx_export
     from drl_assets.reporting import markdown
     from drl_assets.reporting.provenance import git_commit
-    from drl_core import settings
 
-    costs = settings.load().costs
+    costs = current_settings().costs
     release = load_release(bundle)
     frame = _experiences([*telemetry, *(more or [])], costs, hold_out, quiet=json)
     if hold_out:
-        frame = _kept_away(frame, hold_out)
+        frame = _held_out(frame, hold_out)
     episodes = from_experiences(frame)
     if not len(episodes):
         raise ValueError(
@@ -166,7 +165,7 @@ def evaluate(
         out.print(f"report: [bold]{written}[/]")
 
 
-def _kept_away(frame: "pl.DataFrame", hold_out: float) -> "pl.DataFrame":
+def _held_out(frame: "pl.DataFrame", hold_out: float) -> "pl.DataFrame":
     """The held-out rows.
 
     Raises:
@@ -175,21 +174,21 @@ def _kept_away(frame: "pl.DataFrame", hold_out: float) -> "pl.DataFrame":
     kept = frame.filter(frame["held_out"])
     if kept.is_empty():
         raise ValueError(
-            f"--hold-out {hold_out}: of {frame['session_id'].n_unique()} session(s) none is kept "
-            "away; with fewer than three sessions of a class there is nothing to hold out, so "
+            f"--hold-out {hold_out}: of {frame['session_id'].n_unique()} session(s) none is held "
+            "out; with fewer than three sessions of a class there is nothing to hold out: "
             "evaluate on other telemetry"
         )
     return kept
 
 
 def _tuned_baselines(folder: Path, release: "Release") -> tuple[dict[str, Any], list[str]]:
-    """The baselines from the bundle's checkpoint, or a note that it is not there."""
+    """The baselines from the release's checkpoint, or a note that it is absent."""
     from drl_assets.learning.export import release as releases
 
     try:
         return releases.tuned_baselines(folder, release.manifest), []
     except FileNotFoundError as cause:
-        return {}, [f"{cause.filename} is absent: the table is without tuned baselines"]
+        return {}, [f"{cause.filename} is absent: the table has no tuned baselines"]
 
 
 _SHORT = {
@@ -221,7 +220,7 @@ def _print_table(version: str, result: dict[str, Any]) -> None:
     out.print(table)
     for name, interval in result["advantage"].items():
         if interval is None:
-            err.print("one session only: no interval can be given")
+            err.print("one session only: no confidence interval")
             break
         out.print(
             f"  drl minus {name}: mean return between {interval[0]:+.3f} and {interval[1]:+.3f} "

@@ -1,1 +1,1 @@
-"""Running everything on one machine: processes and the embedded PostgreSQL."""
+"""Local deployment: process supervision and the embedded PostgreSQL on one machine."""

@@ -1,9 +1,9 @@
-"""The supervisor of the Procfile's processes: honcho, made sure that nothing outlives it.
+"""Process supervisor: honcho runs the Procfile, and no descendant outlives it.
 
 Run as `python -m drl_cli.local.supervisor PROCFILE MARK NAME...`. Its processes get MARK in their
-environment, and so do their descendants: honcho ends a process group, the mark finds those who left
-it (a code server whose parent was killed). Output is prefixed with the process's name; the exit
-status is that of the process that ended first.
+environment, and so do their descendants: honcho stops process groups, the mark finds processes that
+left theirs (a code server whose parent was killed). Output is prefixed with the process's name; the
+exit status is that of the process that ended first.
 """
 
 import signal
@@ -38,7 +38,7 @@ def commands(procfile: Path, names: Sequence[str] = ()) -> dict[str, str]:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Living processes that carry a mark."""
+    """Live processes with a mark in their environment."""
     return [process for process in psutil.process_iter() if _carries(process, mark)]
 
 
@@ -50,7 +50,7 @@ def _carries(process: psutil.Process, mark: str) -> bool:
 
 
 def send(processes: Sequence[psutil.Process], signum: int) -> None:
-    """A signal to each process that still lives."""
+    """Send a signal to each process that is still alive."""
     for process in processes:
         try:
             process.send_signal(signum)
@@ -59,14 +59,14 @@ def send(processes: Sequence[psutil.Process], signum: int) -> None:
 
 
 class ProcessSupervisor(manager.Manager):  # type: ignore[misc]  # honcho has no types
-    """honcho's manager, which ends its processes by mark."""
+    """honcho's manager, stopping processes by their mark."""
 
     def __init__(self, mark: str) -> None:
         super().__init__()
         self._mark = mark
 
     def terminate(self) -> None:
-        """SIGTERM to all, and SIGKILL to those who are still there `STOP_WAIT_S` later."""
+        """Send SIGTERM to all, and SIGKILL to those still alive `STOP_WAIT_S` later."""
         if not self._terminating:
             timer = threading.Timer(STOP_WAIT_S, self.kill)
             timer.daemon = True
@@ -78,7 +78,7 @@ class ProcessSupervisor(manager.Manager):  # type: ignore[misc]  # honcho has no
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the processes until one ends or a signal comes."""
+    """Run the processes until one ends or a signal arrives."""
     procfile, mark, *names = arguments
     supervisor = ProcessSupervisor(mark)
     environ = {**psutil.Process().environ(), MARK: mark}

@@ -1,8 +1,8 @@
-"""Everything at once: the database, the schema, the keys, and the Procfile's processes.
+"""`drl up`: start the database, migrate it, make the keys, and run the Procfile's processes.
 
-Settings go in; running processes come out, and nothing is left of them at the end, however it
-comes: Ctrl-C, a signal, or the end of one process. `up` is the command; `make demo` puts the same
-pieces (`database`, `environment`, `processes`) together with steps of its own in between.
+Settings go in; running processes come out, and none is left at the end, whether that is Ctrl-C, a
+signal, or the exit of one process. `up` is the command; `drl demo` puts the same parts (`database`,
+`environment`, `processes`) together with steps of its own in between.
 """
 
 import os
@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 
 class UpError(RuntimeError):
-    """The processes cannot start or did not stay; the message says what to change."""
+    """The processes cannot start or did not keep running; the message says what to change."""
 
 
 def _say(text: str) -> None:
@@ -47,7 +47,7 @@ def _say(text: str) -> None:
 
 
 def up(settings: Settings, names: Sequence[str] = (), on_ready: Say | None = None) -> int:
-    """Run everything until a signal comes or a process ends.
+    """Run everything until a signal arrives or a process ends.
 
     Args:
         settings: the configuration; `home`, `database_url` and the ports are used.
@@ -76,7 +76,7 @@ def up(settings: Settings, names: Sequence[str] = (), on_ready: Say | None = Non
 
 
 class Stopped(BaseException):
-    """A signal asked for the end; not an error, so nothing but the outermost caller catches it."""
+    """A signal asked to stop; not an error, so only the outermost caller catches it."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
@@ -85,7 +85,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into `Stopped`; later ones spare the clean-up."""
+    """Raise `Stopped` at the first SIGINT, SIGTERM or SIGHUP; ignore later ones, for the clean-up."""
     watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(signum: int, _: FrameType | None) -> None:
@@ -103,7 +103,7 @@ def stop_on_signals() -> Iterator[None]:
 
 @contextmanager
 def only_one(settings: Settings) -> Iterator[None]:
-    """Hold the home folder: a second `drl up` over the same state is refused.
+    """Hold the home folder's PID lock: a second `drl up` on the same state is refused.
 
     Raises:
         UpError: naming the process that holds it.
@@ -127,12 +127,12 @@ def database(settings: Settings, say: Say = _say, wait_s: float = DATABASE_WAIT_
 
     Args:
         settings: `database_url` and `home`.
-        say: gets a line while a given database is waited for.
-        wait_s: how long it is waited for.
+        say: gets a line if the configured database is not available at first.
+        wait_s: how long to wait for it.
 
     Raises:
-        DatabaseUnavailable: the given database did not come.
-        MigrationError: it lacks pgvector or a right.
+        DatabaseUnavailable: the configured database did not answer in that time.
+        MigrationError: it lacks pgvector or a privilege.
         PostgresError: the embedded one cannot run.
         UpError: the URL is not one of PostgreSQL.
     """
@@ -157,7 +157,7 @@ def database(settings: Settings, say: Say = _say, wait_s: float = DATABASE_WAIT_
 def environment(
     settings: Settings, database_url: str, environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """Variables for the processes: where state, configuration, database and programs are.
+    """Environment variables of the processes: state, configuration, database and programs.
 
     Raises:
         UpError: the project's folder is not found.
@@ -204,14 +204,14 @@ def project_root(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 class Running:
-    """The started processes, seen through their supervisor."""
+    """The started processes, as their supervisor sees them."""
 
     def __init__(self, supervisor: subprocess.Popen[bytes]) -> None:
         self._supervisor = supervisor
 
     @property
     def ended(self) -> int | None:
-        """Exit status once a process has ended by itself (1 where its own was 0), else None."""
+        """Exit status once a process has ended (1 where its own was 0), else None."""
         status = self._supervisor.poll()
         return None if status is None else (status if status > 0 else 1)
 
@@ -271,7 +271,7 @@ def processes(
 
 
 def check_ports(settings: Settings, names: Sequence[str] = ()) -> None:
-    """Look whether the ports of the named Procfile entries (all by default) are free.
+    """Check that the ports of the named Procfile entries (all by default) are free.
 
     Raises:
         UpError: one is taken; names the setting that changes it.
@@ -324,7 +324,7 @@ def _answers(url: str) -> bool:
 
 
 def _end(supervisor: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the supervisor, which ends its processes and kills those that do not go."""
+    """Send SIGTERM to the supervisor, which stops its processes and kills those that hang."""
     if supervisor.poll() is None:
         supervisor.terminate()
         try:
@@ -335,7 +335,7 @@ def _end(supervisor: subprocess.Popen[bytes]) -> None:
 
 
 def _end_marked(mark: str) -> None:
-    """Kill whatever is left, where the supervisor itself was killed."""
+    """Kill what is left where the supervisor itself was killed."""
     left = marked(mark)
     send(left, signal.SIGKILL)
     psutil.wait_procs(left, timeout=STOP_WAIT_S)

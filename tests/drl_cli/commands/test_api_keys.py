@@ -57,7 +57,7 @@ def test_a_key_lives_from_create_to_revoke_and_each_act_is_noted(home: Path) -> 
 def test_a_key_is_printed_on_one_line(home: Path) -> None:
     printed = run("create", "--name", "a", "--scope", "ingest", "--expires", "90d")
     assert ring(home).verify(printed.strip().encode())
-    assert "good until" in run("list")
+    assert "valid until" in run("list")
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_what_was_set_aside_is_shown_and_goes_back_into_the_outbox(home: Path) -
         {"topic": "patterns", "key": "key", "reason": "refused"}
     ]
     assert "1 rows wait" in call("dead-letters", "--requeue").output
-    assert "nothing was set aside" in call("dead-letters").output
+    assert "no dead letters" in call("dead-letters").output
     assert [row.key for row in outbox.peek(9)] == ["key"]
 
 
