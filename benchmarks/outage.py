@@ -179,7 +179,7 @@ def check(deployment: Deployment, home: Path, outcome: Outcome) -> None:
     outbox = Outbox(home / "state" / "outbox.sqlite")
     time.sleep(1.0)  # the last decisions go from the journal to the outbox
     wait_until(lambda: outbox.depth() == 0)
-    outcome.set_aside = outbox.dead_depth()
+    outcome.set_aside = outbox.dead_letter_count()
     with deployment.connect() as connection:
         stored = dict(
             connection.execute(

@@ -1,5 +1,5 @@
-"""What training and serving agree on: event, 30 features, actions, costs, files.
+"""The contract that training and serving share: telemetry, policy, releases, storage, settings.
 
-Imports numpy, msgspec and the standard library only (a signing library inside `bundle`, a database
-driver inside `patterns`), so that the service which uses it stays small and starts fast.
+Imports numpy, msgspec and the standard library; a signing library only inside `release`, a database
+driver only inside `storage` and `migrations`, so that the service stays small and starts fast.
 """

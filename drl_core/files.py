@@ -1,4 +1,7 @@
-"""Durable files: atomic writes and folder fsync; a reader sees all of a file or nothing."""
+"""Durable files: atomic write (temporary file, fsync, rename) and fsync of a folder.
+
+Content goes in; after a crash at any point a reader sees all of it or nothing.
+"""
 
 import os
 import secrets
@@ -6,15 +9,15 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Write a file so that a reader, or a crash, sees all of it or nothing.
+    """Write a file atomically: a reader sees all of it or nothing, also after a crash.
 
     Args:
         path: the file.
         content: all of it.
-        mode: permission bits, set before anything is written; the process's default without.
+        mode: permission bits, set before anything is written; by default those of the umask.
 
     Raises:
-        OSError: where the disk refuses; the temporary file is removed.
+        OSError: from the file system; the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -32,7 +35,7 @@ def write_atomically(path: Path, content: bytes, mode: int | None = None) -> Non
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable."""
+    """fsync a folder, which makes renames inside it durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

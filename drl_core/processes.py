@@ -1,4 +1,4 @@
-"""Children that end with their parent, even where it was killed: the kernel tells them."""
+"""Parent-death signal (PR_SET_PDEATHSIG): child processes that end with their parent, always."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ _libc = ctypes.CDLL(None)
 def die_with_parent(signum: int = signal.SIGTERM) -> Callable[[], None]:
     """A `preexec_fn`: the kernel sends the child a signal when its parent ends, even by SIGKILL.
 
-    The kernel means the parent *thread*: start such a child from one that lives as long as it.
+    The parent is the *thread* that forks: it must live as long as the child is to live.
     """
     parent = os.getpid()
 
@@ -26,7 +26,7 @@ def die_with_parent(signum: int = signal.SIGTERM) -> Callable[[], None]:
 
 
 def end_with_parent(parent: int, signum: int = signal.SIGTERM) -> None:
-    """The same, called in a child that was forked from `parent`."""
+    """The same, called in a child that was forked from the process `parent`."""
     _libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(1)

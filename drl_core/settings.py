@@ -37,19 +37,19 @@ class Learning(_Section, frozen=True):
     another of `drl_assets.learning.learners.registry`."""
     seed: int = 0
     gradient_steps: PositiveInt = 5000
-    """Of the default preset, where it learns from scratch."""
+    """Preset `default`, training from scratch."""
     incremental_steps: PositiveInt = 1500
-    """Of the default preset, where it goes on from the champion."""
+    """Preset `default`, continuing from the champion."""
     validation_steps: PositiveInt = 800
-    """For each candidate, where the default preset chooses its regularisation."""
+    """Gradient steps for each candidate, where preset `default` selects its regularisation."""
     members: PositiveInt = 4
-    """Perceptrons in the default preset's ensemble, each of which leaves sessions out."""
+    """Networks in the ensemble of preset `default`, each trained without some sessions."""
     member_layers: list[PositiveInt] = field(default_factory=lambda: [64, 64])
-    """Hidden layers of each of them."""
+    """Hidden layers of each member."""
     episodes: PositiveInt = 500
-    """Of the report's preset."""
+    """Training episodes of preset `report`."""
     hidden_layers: list[PositiveInt] = field(default_factory=lambda: [256, 256])
-    """Of the report's network."""
+    """Hidden layers of preset `report`."""
     replay_capacity: Annotated[int, Meta(ge=10_000)] = 100_000
     test_share: Annotated[float, Meta(gt=0, lt=1)] = 0.25
     """Share of sessions that are held out for evaluation, chosen by hash, never trained on."""
@@ -57,7 +57,7 @@ class Learning(_Section, frozen=True):
 
 
 class Retraining(_Section, frozen=True):
-    """When the asset graph acts by itself."""
+    """When the sensors act."""
 
     min_new_experiences: PositiveInt = 500
     keep_live_batches: Annotated[int, Meta(ge=1, le=9_000)] = 500
@@ -65,14 +65,14 @@ class Retraining(_Section, frozen=True):
 
 
 class Gates(_Section, frozen=True):
-    """What a challenger must hold to be released; utilities are in the cost table's unit."""
+    """What a challenger must satisfy to be released; utilities are in the cost table's unit."""
 
     delta: Annotated[float, Meta(ge=0)] = 0.1
     """How much less utility per episode than the champion's, or a baseline's, is tolerated."""
     delta_per_type: Annotated[float, Meta(ge=0)] = 0.5
-    """The same within an attack type, which is told by fewer episodes."""
+    """The same within an attack type, which has fewer episodes."""
     type_sessions: Annotated[int, Meta(ge=2)] = 10
-    """Held-out sessions that an attack type must have to be judged by itself."""
+    """Held-out sessions that an attack type needs to be judged separately."""
     interruption_budget: Share = 0.01
     """Share of benign episodes that may be ended by terminate or quarantine."""
     review_cap: Share = 0.5
@@ -84,10 +84,10 @@ class Gates(_Section, frozen=True):
     drift_ks: Annotated[float, Meta(gt=0, le=1)] = 0.3
     """The same of the Kolmogorov-Smirnov distance."""
     label_auc: Share = 0.5
-    """New labels are refused where the champion's AUC on them is below this beyond doubt; 0 lets
-    every label through, for those that a person has looked at."""
+    """New labels are refused where the champion's AUC on them is significantly below this; with 0
+    all labels are accepted, once a person has checked them."""
     label_surprise: Annotated[float, Meta(ge=0)] = 1.0
-    """Nats of log-loss on new labels beyond the champion's own left-out ones: a warning."""
+    """Nats of log-loss on new labels above the champion's out-of-fold loss: a warning."""
 
 
 Mode = Literal["observe", "enforce"]
@@ -123,9 +123,9 @@ class Serving(_Section, frozen=True):
     keep_models: Annotated[int, Meta(ge=1, le=16)] = 3
     """Releases that stay loaded, the served one included."""
     max_episodes: PositiveInt = 100_000
-    """Episodes whose carry is kept; the least recently used is evicted."""
+    """Episodes whose carry is kept (LRU eviction)."""
     episode_ttl_s: PositiveInt = 86_400
-    """An episode not seen for so long is forgotten."""
+    """An episode without events for this long is evicted."""
     max_body_bytes: Reloadable[PositiveInt] = 16 << 20
     """Of one request; over gRPC, a change holds from the next start."""
     max_batch: Reloadable[PositiveInt] = 10_000
@@ -136,16 +136,16 @@ class Serving(_Section, frozen=True):
     request_timeout_s: Reloadable[PositiveInt] = 30
     """Longest time that a caller may take to send a request, and the service to answer it."""
     telemetry_buffer: Annotated[int, Meta(ge=10_000)] = 10_000
-    """Events that wait to become durable, in one worker; above it callers are told to wait."""
+    """Events buffered before they are durable, in one worker; above it: back-pressure (503)."""
 
 
 class Access(_Section, frozen=True):
-    """Who may call the service. API keys are made by `drl keys`."""
+    """Authentication and rate limits of the service. API keys are made by `drl keys`."""
 
     rate_per_s: Reloadable[Annotated[float, Meta(ge=0)]] = 0.0
-    """Requests a second and caller, over all workers; 0 is no limit."""
+    """Requests per second and caller, over all workers; 0: no limit."""
     rate_burst: Reloadable[PositiveInt] = 1000
-    """Requests that a caller may send at once."""
+    """Requests that a caller may send at once (the token bucket's size)."""
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
     jwt_keys: str | None = None
@@ -292,7 +292,7 @@ def _apply_environment(settings: Settings, environ: Mapping[str, str]) -> Settin
         elif len(path) == 1 and path[0] in Settings.__struct_fields__ and path[0] not in _SECTIONS:
             section = merged
         else:
-            continue  # other programs may have DRL_ variables of their own
+            continue  # DRL_ variables of other programs are ignored
         if path[-1] not in section:
             raise SettingsError(f"{variable}: there is no field {path[-1]} in {path[0]}")
         before = section[path[-1]]

@@ -118,7 +118,7 @@ def _used(configured: Settings) -> dict[str | None, int]:
     """How many patterns, stored or queued, need each key; None is for unencrypted ones."""
     with _database(configured) as url, connect(url) as connection:
         used = patterns.keys_in_use(connection)
-    for row in _outbox(configured).each(patterns.TOPIC):
+    for row in _outbox(configured).iterate(patterns.TOPIC):
         key = patterns.payload(row.payload).key_id
         if key is not None:
             used[key] = used.get(key, 0) + 1

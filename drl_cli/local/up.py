@@ -85,7 +85,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Raise `Stopped` at the first SIGINT, SIGTERM or SIGHUP; ignore later ones, for the clean-up."""
+    """Raise `Stopped` at the first SIGINT, SIGTERM or SIGHUP; ignore later ones."""
     watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(signum: int, _: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The database schema, by alembic: `migrate` brings a database to the newest revision.
+"""Schema migrations (alembic): `migrate` brings a database to the newest revision.
 
 The tables share a database with Dagster's storage, which has an `alembic_version` of its own; ours
 is `drl_schema_version`. alembic and SQLAlchemy are imported here only.
@@ -15,7 +15,7 @@ from psycopg.errors import InsufficientPrivilege, UndefinedFile
 from drl_core.storage.database import connect
 
 VERSION_TABLE = "drl_schema_version"
-_ONE_AT_A_TIME = 0x64726C  # an advisory lock of ours
+_MIGRATION_LOCK = 0x64726C  # id of the advisory lock
 
 
 class MigrationError(RuntimeError):
@@ -33,12 +33,12 @@ def migrate(
     Args:
         url: `postgresql://...` of PostgreSQL 15 or later with pgvector.
         wait_s: seconds to wait for the database.
-        waiting: told the reason once, when the database is not there at first.
-        to: `head`, or an older revision to go back to; what it had no place for is lost.
+        waiting: called once, with the reason, when the database is away at first.
+        to: `head`, or an older revision to downgrade to; data it has no column for is lost.
 
     Raises:
         DatabaseUnavailable: no connection in that time.
-        MigrationError: pgvector is missing, or the user may not make it or the tables.
+        MigrationError: pgvector is missing, or the user lacks a privilege.
     """
     with connect(url, wait_s, waiting) as first:
         if first.info.server_version < 150000:
@@ -50,12 +50,12 @@ def migrate(
     config.set_main_option("script_location", str(Path(__file__).parent))
     try:
         with engine.begin() as connection:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ONE_AT_A_TIME)))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             config.attributes["connection"] = connection
             (command.upgrade if to == "head" else command.downgrade)(config, to)
     except sa.exc.DBAPIError as error:
         if isinstance(error.orig, UndefinedFile):
-            raise MigrationError(f"the server has no pgvector: {error.orig}") from None
+            raise MigrationError(f"the server has no pgvector, install it: {error.orig}") from None
         if isinstance(error.orig, InsufficientPrivilege):
             raise MigrationError(f"the database user lacks a right: {error.orig}") from None
         raise

@@ -1,4 +1,4 @@
-"""The five actions, which of them end an episode, and which are allowed at an isolation level."""
+"""The action space: five actions, the terminal ones, and the action mask by isolation level."""
 
 from enum import IntEnum
 
@@ -27,14 +27,14 @@ class Action(IntEnum):
 ACTION_COUNT = len(Action)
 
 CONTAINING = (Action.TERMINATE_PROCESS, Action.QUARANTINE_FILE)
-"""Actions that end the episode by stopping the artefact, without asking anybody."""
+"""Actions that end the episode by stopping the artefact, without a review."""
 
 TERMINAL = (*CONTAINING, Action.REQUEST_HUMAN_REVIEW)
 """Actions after which the recorded continuation no longer happens."""
 
 
 def allowed(isolation_level: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """Actions allowed at an isolation level.
+    """The action mask at an isolation level.
 
     Args:
         isolation_level: integers 0..3, shape [...].

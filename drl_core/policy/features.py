@@ -1,12 +1,12 @@
-"""The 30 features, as a fold: (window, carry) -> (features, carry').
+"""Feature extraction: the 30 features, as a fold (window, carry) -> (features, carry').
 
-There is one definition. `observe` and `assemble` are written over an array namespace `xp`, so the
+The only definition: `observe` and `assemble` are written over an array namespace `xp`, so the
 same lines run in numpy over millions of rows (`fold`), in numpy row by row (`step`), and in torch
 inside the exported ONNX graph, where the model takes raw signals plus carry and needs no port of
 this table. Everything is computed in float64 and leaves as float32.
 
-A **window** is a row of 14 numbers: the 12 signals of `telemetry.SIGNALS` (NaN where not
-measured), `window_s` and `isolation_level`. A **carry** is a row of 14 numbers: the 12 running
+A **window** is a row of 14 numbers: the 12 signals of `telemetry.event.SIGNALS` (NaN where
+not measured), `window_s` and `isolation_level`. A **carry** is a row of 14 numbers: the 12 running
 sums, the number of windows and the seconds so far; it starts as zeros.
 """
 

@@ -1,4 +1,4 @@
-"""The cost table, and what each of the five actions would have cost at a recorded step.
+"""The reward: the cost table, and the hindsight reward of each action at a recorded step.
 
 A recorded episode is what happens while one watches. Until the artefact is contained its telemetry
 hardly depends on us, so the reward of every action can be computed in hindsight (Sinclair et al.
@@ -24,7 +24,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class CostTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What things cost, in one unit: a window of unhindered, severe malice does about 1 damage.
+    """The weights of the reward, in one unit: a window of severe, unhindered attack does about 1.
 
     Damage per window is `severity * min(most, presence + sum of weight * normalised signal)`.
     """
@@ -71,7 +71,7 @@ def damage(
     extra: dict[str, npt.NDArray[np.float64]] | None = None,
     costs: CostTable = DEFAULT_COSTS,
 ) -> npt.NDArray[np.float64]:
-    """Damage done in each window if nobody intervenes.
+    """Damage of each window without intervention.
 
     Args:
         now: features 0..11 of each window, [N, 12].
@@ -96,10 +96,10 @@ def hindsight(
     level: npt.NDArray[np.int64],
     costs: CostTable = DEFAULT_COSTS,
 ) -> npt.NDArray[np.float64]:
-    """The reward of each action at each step, had it been taken there.
+    """The hindsight reward of each action at each step, had it been taken there.
 
     Args:
-        next_damage: damage of the next window if unattended, 0 after the last one, [N].
+        next_damage: damage of the next window without intervention, 0 after the last one, [N].
         malicious: the label, [N].
         level: isolation level before the decision, 0..3, [N].
         costs: the cost table.

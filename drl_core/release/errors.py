@@ -1,4 +1,4 @@
-"""The error of a release that must not be served; keys, graphs and bundles raise it."""
+"""The error type of this package: a release that must not be served, with a stable reason."""
 
 
 class BundleError(ValueError):

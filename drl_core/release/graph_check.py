@@ -1,8 +1,8 @@
-"""The allow-list of served graphs: what is not known to be harmless never reaches the runtime.
+"""ONNX graph allow-list: operators, shapes and weights are checked before a graph is loaded.
 
-ONNX bytes come in; nothing, or a `BundleError` with a stable reason, comes out. The publisher holds
-its own export to it and the service every release, so what one makes the other takes. It reads the
-format by a small part of its schema (`protos/graph.proto`): importing `onnx` costs a service 11 MB.
+ONNX bytes go in; their opset, or a `BundleError` with a stable reason, comes out. The publisher
+checks its own export and the service every release, so what one makes the other accepts. It reads
+the format by a small part of its schema (`protos/graph.proto`): importing `onnx` costs 11 MB.
 """
 
 import math
@@ -27,7 +27,7 @@ OPERATORS = frozenset(
         *("Transpose", "Unsqueeze", "Where"),
     )
 )
-"""All of them pure arithmetic or layout: no control flow, no file, no randomness, no state."""
+"""All are pure arithmetic or layout: no control flow, no files, no randomness, no state."""
 
 _FLOAT, _INT32, _INT64, _BOOL, _DOUBLE = 1, 6, 7, 9, 11  # onnx.TensorProto.DataType
 _DTYPES = {_FLOAT: "<f4", _INT32: "<i4", _INT64: "<i8", _BOOL: "|b1", _DOUBLE: "<f8"}
@@ -35,7 +35,7 @@ _SINGLE = {"q_values", "features"}  # the rest are doubles
 
 
 def check(content: bytes) -> int:
-    """Hold a graph to the allow-list.
+    """Check a graph against the allow-list.
 
     Returns:
         Its opset.
@@ -76,31 +76,31 @@ def _parse(content: bytes) -> Model:
         raise BundleError("graph", f"not an ONNX graph: {cause}") from None
     model.DiscardUnknownFields()
     if model.ByteSize() != len(content):  # twice given fields are caught too: parsers differ there
-        raise BundleError("unknown_field", "the graph holds fields that a served graph needs not")
+        raise BundleError("unknown_field", "the graph has fields that a served graph may not have")
     return model
 
 
 def _check_node(node: Node) -> None:
     if node.domain or node.overload or node.op_type not in OPERATORS:
         name = f"{node.domain or 'onnx'}::{node.op_type}"
-        raise BundleError("operator", f"{name!r} is not on the list of operators")
+        raise BundleError("operator", f"{name!r} is not an allowed operator")
     for attribute in node.attribute:
         _check_attribute(attribute, node.op_type)
 
 
 def _check_attribute(attribute: Attribute, operator: str) -> None:
     if attribute.HasField("g") or attribute.graphs:
-        raise BundleError("subgraph", f"{operator} holds a graph of its own")
+        raise BundleError("subgraph", f"{operator} has a subgraph")
     if attribute.ref_attr_name:
         raise BundleError("function", f"{operator} refers to a function's attribute")
     if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
-        raise BundleError("sparse", f"{operator} holds a sparse tensor")
+        raise BundleError("sparse", f"{operator} has a sparse tensor")
     if attribute.HasField("t") or attribute.tensors:
-        raise BundleError("attribute", f"{operator} holds a tensor; weights are initializers")
+        raise BundleError("attribute", f"{operator} has a tensor: weights must be initializers")
 
 
 def _check_tensor(tensor: Tensor) -> None:
-    """Hold a weight to its declared size: known type, data inside, every number finite."""
+    """Check a weight: known type, data inside, of the declared size, every number finite."""
     name = tensor.name
     if tensor.external_data or tensor.data_location:
         raise BundleError("external_data", f"{name!r} keeps its data in another file")
@@ -115,7 +115,7 @@ def _check_tensor(tensor: Tensor) -> None:
             "tensor", f"{name!r} has {values.size} values for dimensions {list(tensor.dims)}"
         )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise BundleError("weights_not_finite", f"{name!r} holds a number that is not finite")
+        raise BundleError("weights_not_finite", f"{name!r} has a number that is not finite")
 
 
 def _values(tensor: Tensor, kind: str) -> npt.NDArray[Any]:
@@ -129,13 +129,15 @@ def _values(tensor: Tensor, kind: str) -> npt.NDArray[Any]:
     filled = [code for code, data in typed.items() if data]
     if tensor.HasField("raw_data"):
         if filled or len(tensor.raw_data) % np.dtype(kind).itemsize:
-            raise BundleError("tensor", f"{tensor.name!r} has data of two kinds, or half a number")
+            raise BundleError(
+                "tensor", f"{tensor.name!r} has data of two types, or a partial value"
+            )
         return np.frombuffer(tensor.raw_data, dtype=kind)
     return np.array(typed[tensor.data_type], dtype=kind)
 
 
 def _check_ends(graph: Graph) -> None:
-    """Hold inputs and outputs to the contract's names, types and widths."""
+    """Check inputs and outputs against the contract's names, types and widths."""
     for kind, expected, found in (
         ("inputs", INPUTS, graph.input),
         ("outputs", OUTPUTS, graph.output),
@@ -162,4 +164,4 @@ def _check_value(value: Value, width: int) -> None:
 
 def _none(reason: str, found: Iterable[object]) -> None:
     if any(True for _ in found):
-        raise BundleError(reason, f"the graph holds a {reason}, which a served graph needs not")
+        raise BundleError(reason, f"the graph has a {reason}, which a served graph may not have")

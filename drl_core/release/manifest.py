@@ -1,4 +1,4 @@
-"""The signed manifest of a release: what a model is, where it came from, and who vouches for it.
+"""The signed manifest of a release: what a model is, where it came from, and who signed it.
 
 A `Manifest` and a private key go in, the bytes of a release file come out (`sign_manifest`); those
 bytes and the trusted public keys give the manifest back, or a `BundleError` (`verify_manifest`). A
@@ -37,7 +37,7 @@ class Golden(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model is, where it came from and how it did; first the report's ModelMetadata."""
+    """Model metadata: what a model is, its lineage and its evaluation."""
 
     model_version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}\Z")]
     training_date: str
@@ -69,9 +69,9 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     evaluation: dict[str, Any]
     golden: Golden
     rollback_of: str | None = None
-    """The version that this release takes back, where it is a rollback."""
+    """The version that this release rolls back, where it is a rollback."""
     staged: bool = False
-    """Only to be tried as a challenger: no service takes it for the current model."""
+    """A challenger only: no service accepts it as the current model."""
 
 
 class Envelope(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,7 +115,7 @@ def verify_manifest(content: bytes, trusted: TrustedKeys) -> Manifest:
     if manifest.features_version != FEATURES_VERSION:
         raise BundleError(
             "features_version",
-            f"the model speaks {manifest.features_version}, this program {FEATURES_VERSION}",
+            f"the model has version {manifest.features_version}, this program {FEATURES_VERSION}",
         )
     if (manifest.input_dim, manifest.output_dim) != (FEATURE_COUNT, ACTION_COUNT):
         raise BundleError("contract", "the network is not 30 features to 5 actions")
@@ -133,5 +133,5 @@ def open_envelope(content: bytes) -> Envelope:
     except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
         raise BundleError("format", f"not a signed release: {cause}") from None
     if msgspec.json.encode(envelope) != content:
-        raise BundleError("format", "bytes beside the manifest were changed")
+        raise BundleError("format", "bytes outside the manifest were changed")
     return envelope

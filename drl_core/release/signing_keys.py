@@ -1,11 +1,11 @@
-"""Keys that sign releases, and those that are trusted to: make, rotate, distrust.
+"""Ed25519 signing keys of releases, and the trusted public keys: make, rotate, distrust.
 
-    <keys>/signing.pem               Ed25519, its owner's alone; only a publisher has it
-    <keys>/trusted/<key id>.pub      whose releases are taken
-    <keys>/distrusted/<key id>.pub   whose releases were taken once
+    <keys>/signing.pem               private key, mode 0600; only a publisher has it
+    <keys>/trusted/<key id>.pub      its releases are accepted
+    <keys>/distrusted/<key id>.pub   its releases were accepted once
 
-A rotation puts a new signing key in the old one's place; the old public key stays trusted until it
-is distrusted. Services notice either by the folder's time stamp.
+A rotation replaces the signing key; the old public key stays trusted until it is distrusted.
+Services notice either by the folder's time stamp.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def signing_key(folder: Path) -> Ed25519PrivateKey:
-    """The signing key in a folder; made on first use, readable by its owner alone.
+    """The signing key in a folder; made on first use, readable by its owner only.
 
     Beside `signing.pem` stands `trusted/<key id>.pub`, which a service needs to verify releases.
     """
@@ -44,7 +44,7 @@ def existing_signing_key(folder: Path) -> Ed25519PrivateKey | None:
     """The signing key in a folder; None where this machine has none.
 
     Raises:
-        BundleError: `signing_key`, the file holds something else.
+        BundleError: `signing_key`, the file has something else.
     """
     path = folder / "signing.pem"
     try:
@@ -59,7 +59,7 @@ def existing_signing_key(folder: Path) -> Ed25519PrivateKey | None:
 
 
 def rotate(folder: Path) -> Ed25519PrivateKey:
-    """Put a new signing key in the old one's place, and return it.
+    """Replace the signing key by a new one, and return it.
 
     The old private key is gone; its public key stays trusted until it is distrusted.
     """
@@ -68,7 +68,7 @@ def rotate(folder: Path) -> Ed25519PrivateKey:
 
 
 def distrust(folder: Path, name: str) -> None:
-    """Take a key from the trusted ones: no release that it signed is taken from now on.
+    """Stop trusting a key: every release that it signed is refused from now on.
 
     Raises:
         BundleError: `signing_key`, it is the key that signs now; `unknown_key`, it is not trusted.
@@ -76,11 +76,11 @@ def distrust(folder: Path, name: str) -> None:
     with _locked(folder):
         signing = existing_signing_key(folder)
         if signing is not None and key_id(signing.public_key()) == name:
-            raise BundleError("signing_key", f"{name} signs now; rotate it first")
+            raise BundleError("signing_key", f"{name} signs releases: rotate it first")
         path = folder / "trusted" / f"{name}.pub"
         if name not in trusted_keys(folder) or not path.exists():
             raise BundleError(
-                "unknown_key", f"{name!r} is not among {sorted(trusted_keys(folder))}"
+                "unknown_key", f"{name!r} is not among the trusted {sorted(trusted_keys(folder))}"
             )
         (folder / "distrusted").mkdir(exist_ok=True)
         path.replace(folder / "distrusted" / path.name)
@@ -95,13 +95,13 @@ def _locked(folder: Path) -> FileLock:
 def _put_signing_key(folder: Path) -> Ed25519PrivateKey:
     folder.chmod(0o700)
     key = Ed25519PrivateKey.generate()
-    trust(folder, key.public_key())  # first, so that nothing is ever signed that nobody trusts
+    trust(folder, key.public_key())  # first: whatever it signs must be trusted
     write_atomically(folder / "signing.pem", _private_pem(key), mode=0o600)
     return key
 
 
 def trust(folder: Path, key: Ed25519PublicKey) -> None:
-    """Put a public key among the trusted ones of a folder."""
+    """Add a public key to the trusted ones of a folder."""
     path = folder / "trusted" / f"{key_id(key)}.pub"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():

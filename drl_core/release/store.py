@@ -1,13 +1,11 @@
-"""The released model: blob, signed manifest, one atomic pointer. Publish, verify, load, roll back.
+"""The model store: blobs, signed releases, one atomic pointer. Publish, load, roll back, prune.
 
     <store>/blobs/<sha256>.onnx        the whole decision path, feature extraction included
     <store>/releases/<sequence>.json   every release ever made, signed
     <store>/current.json               a copy of the newest release; replaced in one rename
 
-A release file is an envelope: the manifest, the id of the key and an Ed25519 signature over the
-manifest's exact bytes. The file has one valid form; any changed byte makes it refused. The sequence
-number only rises, so an old release cannot be replayed: a rollback is a new, signed release of an
-old blob.
+ONNX bytes, a manifest and a private key go in, a verified `Release` comes out. The sequence number
+only rises, so an old release cannot be replayed: a rollback is a new release of an old blob.
 """
 
 import hashlib
@@ -33,7 +31,7 @@ from drl_core.release.manifest import (
 from drl_core.release.signing_keys import TrustedKeys, key_id
 
 WITHDRAWN = ".withdrawn"
-"""Suffix of a release file that is set aside; its sequence number is not given again."""
+"""Suffix of a withdrawn release file; its sequence number is not used again."""
 
 
 class Release(Struct, frozen=True):
@@ -46,7 +44,7 @@ class Release(Struct, frozen=True):
 
 
 class ModelStore:
-    """A folder of releases. Readers see the old release or the new one, never half of one."""
+    """A folder of releases. Publishing is atomic: readers see the old release or the new one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -73,23 +71,23 @@ class ModelStore:
         return signed
 
     def stage(self, model: bytes, manifest: Manifest, key: Ed25519PrivateKey) -> Manifest:
-        """Write a signed release that can be a challenger, and leave the pointer where it is.
+        """Write a signed release that can be a challenger, and leave the pointer as it is.
 
-        What is signed says that it is staged, so that nobody can point to it either.
+        The signed manifest says that it is staged, so that it cannot be pointed to either.
         """
         with self._locked():
             return self._write(model, manifest, key, staged=True)[0]
 
     def reissue(self, trusted: TrustedKeys, key: Ed25519PrivateKey) -> Manifest:
-        """Release the current model again, signed by another key, under a new sequence number."""
+        """Re-sign the current release with another key, under a new sequence number."""
         current = self.load(trusted)
         return self.publish(current.model, current.manifest, key)
 
     def find(self, version: str, trusted: TrustedKeys) -> Release:
-        """The newest sound release of a model, staged ones included.
+        """The newest valid release of a model, staged ones included.
 
         Raises:
-            BundleError: `unknown_version`, or what is wrong with the only releases that there are.
+            BundleError: `unknown_version`, or what is wrong with the releases there are.
         """
         named = msgspec.json.encode({"model_version": version})[1:-1]
         wrong = BundleError("unknown_version", f"the store holds no release of {version!r}")
@@ -103,7 +101,7 @@ class ModelStore:
         raise wrong
 
     def prune(self, keep: int, trusted: TrustedKeys, pinned: Collection[str] = ()) -> list[Path]:
-        """Remove old releases, and the blobs that no release names any more.
+        """Remove old releases, and blobs that no kept release refers to (garbage collection).
 
         The last `keep` releases stay with all that came after them, the current one, and the
         newest of each pinned version.
@@ -113,19 +111,20 @@ class ModelStore:
             trusted: public keys by key id.
             pinned: model versions, such as the challenger.
 
-        Returns: what was removed.
+        Returns:
+            What was removed.
         """
         with self._locked():
-            known = {path: self._told(path, trusted) for path in self.releases()}
-            released = [path for path, told in known.items() if told and not told.staged]
+            known = {path: self._verified(path, trusted) for path in self.releases()}
+            released = [path for path, found in known.items() if found and not found.staged]
             if not released:
                 return []
             kept = {path for path in known if path >= released[-max(keep, 1) :][0]}
             for version in pinned:
-                named = [p for p, told in known.items() if told and told.model_version == version]
+                named = [p for p, m in known.items() if m and m.model_version == version]
                 kept |= set(named[-1:])
-            needed = [*(known[path] for path in kept), self._told(self.current_path, trusted)]
-            blobs = {told.blob for told in needed if told}
+            needed = [*(known[path] for path in kept), self._verified(self.current_path, trusted)]
+            blobs = {found.blob for found in needed if found}
             removed = [path for path in known if path not in kept]
             for blob in sorted((self.root / "blobs").glob("*.onnx")):
                 if f"blobs/{blob.name}" not in blobs:
@@ -134,11 +133,11 @@ class ModelStore:
                 path.unlink()
         return removed
 
-    def _told(self, path: Path, trusted: TrustedKeys) -> Manifest | None:
+    def _verified(self, path: Path, trusted: TrustedKeys) -> Manifest | None:
         try:
             return verify_manifest(path.read_bytes(), trusted)
         except (BundleError, FileNotFoundError):
-            return None  # it cannot be served, so nothing is kept for its sake
+            return None  # it cannot be served, so nothing is kept for it
 
     def _write(
         self, model: bytes, manifest: Manifest, key: Ed25519PrivateKey, *, staged: bool
@@ -162,7 +161,7 @@ class ModelStore:
         try:  # read back before anyone is pointed to it
             self.load({key_id(public): public}, release)
         except BundleError:
-            release.unlink()  # a rollback would stumble over it
+            release.unlink()  # no rollback may come upon it
             raise
         return signed, content
 
@@ -183,10 +182,10 @@ class ModelStore:
         Args:
             trusted: public keys by key id.
             path: a release file; the current one when omitted.
-            after_sequence: the sequence that is served now; a release must not be older.
+            after_sequence: sequence number in use; a release must not be older (replay protection).
 
         Raises:
-            BundleError: whatever is wrong with it, by name.
+            BundleError: what is wrong with it, by its reason.
             FileNotFoundError: nothing has been released yet.
         """
         content = (path or self.current_path).read_bytes()
@@ -195,14 +194,14 @@ class ModelStore:
             raise BundleError("staged", f"{manifest.model_version} is a challenger, not released")
         if manifest.sequence < after_sequence:
             raise BundleError(
-                "sequence", f"release {manifest.sequence} is older than {after_sequence}, replayed?"
+                "sequence", f"release {manifest.sequence} is older than {after_sequence}: a replay?"
             )
         return Release(manifest, self._read_blob(manifest), open_envelope(content).key_id)
 
     def rollback(self, trusted: TrustedKeys, key: Ed25519PrivateKey) -> Manifest:
         """Release the model before the current one again, under a new sequence number.
 
-        A model that was itself taken back is passed over, so a second rollback goes further back.
+        A model that was itself rolled back is skipped, so a second rollback goes further back.
 
         Raises:
             BundleError: there is no earlier model.
@@ -214,14 +213,14 @@ class ModelStore:
         again = msgspec.structs.replace(earlier.manifest, rollback_of=current.model_version)
         return self.publish(earlier.model, again, key)
 
-    def take_back(
+    def withdraw(
         self, version: str, trusted: TrustedKeys, key: Ed25519PrivateKey
     ) -> Manifest | None:
-        """Roll back a release that turned out wrong, be it that it cannot even be read.
+        """Withdraw a release that turned out wrong, even one that cannot be read.
 
-        The model before it is released again. Where there is none, the release is withdrawn: the
-        pointer goes, and the release is set aside for a look, so that no rollback comes upon it.
-        Nothing happens where another model is the current one by now.
+        The model before it is released again. Where there is none, the pointer is removed and the
+        release files are renamed, so that no rollback finds them. Nothing happens where another
+        model is the current one by now.
 
         Args:
             version: the model that must not be served.
@@ -236,7 +235,7 @@ class ModelStore:
         except FileNotFoundError:
             return None
         except BundleError:
-            current = None  # not fit to be served, whatever it says that it is
+            current = None  # it cannot be served, whatever version it claims
         if current is not None and current.model_version != version:
             return current
         earlier = self._before(version, trusted)
@@ -250,25 +249,25 @@ class ModelStore:
         return None
 
     def _before(self, version: str, trusted: TrustedKeys) -> Release | None:
-        """The newest release of another model that was not taken back itself."""
-        passed = {version}
+        """The newest release of another model that was not rolled back itself."""
+        skipped = {version}
         for path in reversed(self.releases()):
             try:
                 earlier = self.load(trusted, path)
             except BundleError:
-                continue  # it can be served no more, so it is none to go back to
+                continue  # it cannot be served any more
             if earlier.manifest.staged:
                 continue
             if earlier.manifest.rollback_of:
-                passed.add(earlier.manifest.rollback_of)
-            if earlier.manifest.model_version not in passed:
+                skipped.add(earlier.manifest.rollback_of)
+            if earlier.manifest.model_version not in skipped:
                 return earlier
         return None
 
     def _read_blob(self, manifest: Manifest) -> bytes:
         if manifest.blob != f"blobs/{manifest.sha256}.onnx":
             raise BundleError(
-                "blob_path", f"{manifest.blob!r} is not this store's path of the blob"
+                "blob_path", f"{manifest.blob!r} is not the path of the blob in this store"
             )
         if manifest.size_bytes > MAX_BLOB_BYTES:
             raise BundleError("blob_size", f"{manifest.size_bytes} bytes, at most {MAX_BLOB_BYTES}")

@@ -1,9 +1,9 @@
-"""Encryption of what is personal, before it is stored anywhere: AES-256-GCM-SIV, keys that rotate.
+"""Field encryption of sensitive data: deterministic AES-256-GCM-SIV with key rotation.
 
-Bytes and the identity of their row go in, a `Sealed` comes out, which only opens for that row. The
-newest key of a folder seals, all of them open. The form is the one of AES-GCM that is safe without
-a random nonce (RFC 8452): the same bytes of the same row give the same ciphertext, so that storing
-a thing again changes nothing. Keys are files of 32 random bytes, `<made>-<key id>.key`, readable by
+Bytes and the identity of their row go in, a `Sealed` comes out, which only opens for that row
+(associated data). The newest key of a folder encrypts, all of them decrypt. The mode needs no
+random nonce (RFC 8452): the same bytes of the same row give the same ciphertext, so that storing a
+row again changes nothing. Keys are files of 32 random bytes, `<made>-<key id>.key`, readable by
 their owner alone; the key id is the start of the key's SHA-256.
 """
 
@@ -21,23 +21,25 @@ from drl_core.files import write_atomically
 
 _KEY_BYTES = 32
 _NONCE = bytes(12)
-"""A fixed one: what differs is the row and its bytes."""
+"""Fixed, which this mode allows."""
 
 
 class EncryptionError(RuntimeError):
-    """What was sealed cannot be opened, or the keys cannot be used."""
+    """Ciphertext cannot be decrypted, or the keys cannot be used."""
 
 
 class KeyMissing(EncryptionError):  # noqa: N818 - the caller answers it by itself
-    """The key that sealed something is not in the folder.
+    """The key of a ciphertext is not in the folder.
 
     Args:
         key_id: of the key.
-        folder: where it was looked for.
+        folder: where it was expected.
     """
 
     def __init__(self, key_id: str, folder: Path) -> None:
-        super().__init__(f"encryption key {key_id} is not in {folder}; put its file back")
+        super().__init__(
+            f"encryption key {key_id} is not in {folder}: restore its file from a backup"
+        )
         self.key_id = key_id
 
 
@@ -56,10 +58,10 @@ class Key(Struct, frozen=True):
 
 
 class Keyring:
-    """The keys in `<keys_path>/encryption`; a first one is made when it is needed.
+    """The encryption keys in `<keys_path>/encryption`; the first one is made when it is needed.
 
-    Another process may add or remove keys at any time: sealing looks at the folder's time of change
-    first, opening looks again when it misses a key. Safe to use from several threads.
+    Another process may add or remove keys at any time: encrypting checks the folder's modification
+    time first, decrypting reads it again where a key is missing. Thread-safe.
     """
 
     def __init__(self, keys_path: Path) -> None:
@@ -75,7 +77,7 @@ class Keyring:
         ]
 
     def newest(self) -> str:
-        """The id of the key that seals; made where there is none.
+        """The id of the key in use; made where there is none.
 
         Raises:
             EncryptionError: a key file is not what its name says.
@@ -90,32 +92,32 @@ class Keyring:
         return self._newest
 
     def rotate(self) -> str:
-        """Make a new key, which seals from now on, and give its id."""
+        """Make a new key, which is in use from now on, and return its id."""
         with self._lock():
             return self._make()
 
     def remove(self, key_id: str) -> None:
-        """Remove a key's file. The caller has made sure that nothing needs it any more.
+        """Remove a key's file; the caller makes sure that nothing needs it any more.
 
         Raises:
             KeyMissing: there is no such key.
-            EncryptionError: it is the one that seals.
+            EncryptionError: it is the key in use.
         """
         with self._lock():
             found = {key.key_id: key.path for key in self.files()}
             if key_id not in found:
                 raise KeyMissing(key_id, self.folder)
             if key_id == list(found)[-1]:
-                raise EncryptionError(f"key {key_id} seals what comes: rotate first")
+                raise EncryptionError(f"key {key_id} is in use: rotate first")
             found[key_id].unlink()
             self._read()
 
     def seal(self, data: bytes, row: bytes) -> Sealed:
-        """Encrypt under the newest key.
+        """Encrypt with the newest key.
 
         Args:
-            data: what nobody shall read.
-            row: the identity of the row that it belongs to; needed to open it.
+            data: the plaintext.
+            row: the identity of the row that it belongs to, needed to decrypt it.
         """
         key_id = self.newest()
         associated = row + b"\0" + key_id.encode()
@@ -125,7 +127,7 @@ class Keyring:
         """Decrypt.
 
         Raises:
-            KeyMissing: its key is not here.
+            KeyMissing: its key is not in the folder.
             EncryptionError: a byte was changed, or it belongs to another row.
         """
         cipher = self._ciphers.get(sealed.key_id)
@@ -139,7 +141,7 @@ class Keyring:
             return cipher.decrypt(_NONCE, sealed.ciphertext, associated)
         except InvalidTag:
             raise EncryptionError(
-                f"what key {sealed.key_id} sealed was changed, or belongs to another row"
+                f"ciphertext of key {sealed.key_id} was changed, or belongs to another row"
             ) from None
 
     def _lock(self) -> FileLock:

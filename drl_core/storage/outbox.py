@@ -1,9 +1,9 @@
-"""The outbox: a durable queue in one SQLite file for what must reach PostgreSQL and may not wait.
+"""The outbox: a durable, idempotent queue with dead letters, in one SQLite file before PostgreSQL.
 
 Writers append rows of a topic, each with a key of its own; when `append` returns they survive a
 kill -9 and a power cut. One reader takes the oldest rows, stores them elsewhere, and removes them
-after that. A row that can never be stored is set aside with the reason, and kept. Several processes
-use one file at once; every failure of the disk or the file is an `OutboxError`.
+after that. A row that can never be stored becomes a dead letter with the reason. Several processes
+may use one file at once; every failure of the disk or the file is an `OutboxError`.
 """
 
 import os
@@ -18,12 +18,12 @@ from filelock import FileLock, Timeout
 from msgspec import Struct
 
 _WAIT_S = 10.0
-"""How long another process's transaction is waited for."""
+"""How long to wait for another process's transaction."""
 _WAL_BYTES = 16 << 20
-"""What the log beside the file is cut to after a checkpoint."""
+"""The size that the write-ahead log is truncated to after a checkpoint."""
 _PAGE_BYTES = 4096
 _SHRINK_PAGES = 20_000
-"""Most pages given back at once, since writers wait meanwhile."""
+"""Most pages freed at once, since writers wait meanwhile."""
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS outbox (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,7 +40,7 @@ _ROW = "sequence, topic, key, payload, added_at"
 
 
 class OutboxError(RuntimeError):
-    """The outbox cannot be used now: full disk, read-only or damaged file; nothing was taken.
+    """The outbox cannot be used now: full disk, read-only or damaged file; nothing was changed.
 
     `reason` is SQLite's name of the error, such as SQLITE_FULL.
     """
@@ -51,7 +51,7 @@ class OutboxError(RuntimeError):
 
 
 class OutboxRow(Struct, frozen=True):
-    """What waits; `added_at` is in epoch seconds."""
+    """A queued row; `added_at` is in epoch seconds."""
 
     sequence: int
     topic: str
@@ -69,10 +69,10 @@ class OutboxDeadLetter(Struct, frozen=True):
 
 
 class Outbox:
-    """The queue; nothing is opened before it is used, and a failed file is opened anew.
+    """The queue. The file is opened on first use, and reopened after a failure.
 
     Args:
-        path: of the SQLite file; made on first use, readable by its owner alone.
+        path: of the SQLite file; made on first use, mode 0600.
         max_bytes: size above which rows are refused (SQLITE_FULL).
 
     One object may be used from several threads.
@@ -87,7 +87,7 @@ class Outbox:
     def append(self, topic: str, rows: Sequence[tuple[str, bytes]]) -> None:
         """Add (key, payload) rows in one transaction; durable when this returns.
 
-        A key that waits in the topic already changes nothing.
+        A key that is queued in the topic already changes nothing.
 
         Raises:
             OutboxError: none was added.
@@ -95,7 +95,7 @@ class Outbox:
         self.append_all([(topic, key, payload) for key, payload in rows])
 
     def append_all(self, rows: Sequence[tuple[str, str, bytes]]) -> None:
-        """Add (topic, key, payload) rows of several topics, as `append`."""
+        """Add (topic, key, payload) rows of several topics, otherwise like `append`."""
         if not rows:
             return
         now = time.time()
@@ -116,12 +116,12 @@ class Outbox:
             return [OutboxRow(*row) for row in found]
 
     def remove(self, sequences: Sequence[int]) -> None:
-        """Forget rows that are stored elsewhere. What is gone already is no error."""
+        """Remove rows that are stored elsewhere; a row that is gone already is no error."""
         with self._transaction() as database:
             database.executemany("DELETE FROM outbox WHERE sequence = ?", [[s] for s in sequences])
 
     def find(self, topic: str, key: str) -> OutboxRow | None:
-        """The row with a key, where it waits."""
+        """The row with a key, None where it is not queued."""
         with self._using() as database:
             row = database.execute(
                 f"SELECT {_ROW} FROM outbox WHERE topic = ? AND key = ?",  # noqa: S608
@@ -129,8 +129,8 @@ class Outbox:
             ).fetchone()
             return OutboxRow(*row) if row else None
 
-    def set_aside(self, sequence: int, reason: str) -> None:
-        """Move a row to the dead letters, with the reason why it cannot be stored."""
+    def move_to_dead_letters(self, sequence: int, reason: str) -> None:
+        """Make a row a dead letter, with the reason why it cannot be stored."""
         with self._transaction() as database:
             database.execute(
                 f"INSERT INTO dead_letters SELECT {_ROW}, ?, ? FROM outbox WHERE sequence = ?",  # noqa: S608
@@ -139,7 +139,7 @@ class Outbox:
             database.execute("DELETE FROM outbox WHERE sequence = ?", [sequence])
 
     def dead_letters(self, limit: int = 100) -> list[OutboxDeadLetter]:
-        """The oldest rows that were set aside."""
+        """The oldest dead letters."""
         with self._using() as database:
             found = database.execute(
                 f"SELECT {_ROW}, reason, set_aside_at FROM dead_letters"  # noqa: S608
@@ -149,7 +149,7 @@ class Outbox:
             return [OutboxDeadLetter(OutboxRow(*row[:5]), row[5], row[6]) for row in found]
 
     def requeue(self) -> int:
-        """Put every dead letter back at the end of the queue, and say how many."""
+        """Put every dead letter back at the end of the queue; returns how many."""
         with self._transaction() as database:
             database.execute(
                 "INSERT INTO outbox (topic, key, payload, added_at)"
@@ -158,8 +158,8 @@ class Outbox:
             )
             return database.execute("DELETE FROM dead_letters").rowcount
 
-    def each(self, topic: str, limit: int = 500) -> Iterator[OutboxRow]:
-        """Every row of a topic that waits or was set aside, in order, read in pages."""
+    def iterate(self, topic: str, limit: int = 500) -> Iterator[OutboxRow]:
+        """Every row of a topic, then its dead letters, in order, read in pages."""
         for table in ("outbox", "dead_letters"):
             last = -1
             while True:
@@ -175,20 +175,20 @@ class Outbox:
                 last = page[-1][0]
 
     def depth(self, topic: str | None = None) -> int:
-        """Rows that wait."""
+        """The number of queued rows."""
         query, values = "SELECT count(*) FROM outbox", []
         if topic is not None:
             query, values = f"{query} WHERE topic = ?", [topic]
         with self._using() as database:
             return int(database.execute(query, values).fetchone()[0])
 
-    def dead_depth(self) -> int:
-        """Rows that were set aside."""
+    def dead_letter_count(self) -> int:
+        """The number of dead letters."""
         with self._using() as database:
             return int(database.execute("SELECT count(*) FROM dead_letters").fetchone()[0])
 
     def oldest_age_s(self) -> float:
-        """Seconds that the oldest row has waited; 0 where none waits."""
+        """Age of the oldest queued row in seconds; 0 where there is none."""
         with self._using() as database:
             row = database.execute(
                 "SELECT added_at FROM outbox ORDER BY sequence LIMIT 1"
@@ -196,14 +196,14 @@ class Outbox:
         return max(0.0, time.time() - row[0]) if row else 0.0
 
     def shrink(self) -> None:
-        """Give pages of removed rows, and the log, back to the file system, a part at a time."""
+        """Free pages of removed rows and truncate the log, a bounded part at a time."""
         with self._using() as database:
             # as a script: `execute` would take one step, which frees one page
             database.executescript(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
-        """Close the file; a later use opens it again."""
+        """Close the file; a later use reopens it."""
         with self._lock:
             self._drop()
 
@@ -218,7 +218,7 @@ class Outbox:
                 self._drop()
                 raise OutboxError(self.path, error) from error
             except BaseException:
-                self._drop()  # in the middle of a transaction, perhaps
+                self._drop()  # perhaps in the middle of a transaction
                 raise
 
     @contextmanager
@@ -229,14 +229,14 @@ class Outbox:
             database.execute("COMMIT")
 
     def _drop(self) -> None:
-        """Close without ado: SQLite takes back what was not committed."""
+        """Close the connection: SQLite rolls back what was not committed."""
         opened, self._open = self._open, None
         if opened is not None:
             opened.close()
 
     def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # to switch to the write-ahead log, SQLite wants to be alone and does not wait for it
+        # switching to the write-ahead log needs exclusive access, and SQLite does not wait for it
         with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=_WAIT_S):
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             database = sqlite3.connect(

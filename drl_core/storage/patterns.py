@@ -1,7 +1,7 @@
-"""Attack patterns: what a released policy decided on which state, kept in PostgreSQL with pgvector.
+"""Attack patterns: which state a released policy took which action in, in PostgreSQL with pgvector.
 
 An `AttackPattern` is sealed first: its metadata may name persons, processes and paths, so it is
-encrypted before it goes anywhere. From there it goes into the database at once (`upsert`, by the
+encrypted before it is stored anywhere. Then it goes into the database directly (`upsert`, by the
 asset graph) or through the outbox (`queue`, by the service; the drainer stores it with `store`).
 `drl_serving.patterns.search` reads them. Features are stored in single precision, the precision of
 the graph's output.
@@ -26,9 +26,9 @@ from drl_core.storage.outbox import Outbox
 from drl_core.telemetry.event import EpisodeId, SandboxId, Sha256
 
 TOPIC = "patterns"
-"""Of the outbox."""
+"""The outbox topic."""
 MAX_LIMIT = 1000
-"""Most patterns that one search gives."""
+"""Most patterns in one page of a search."""
 
 _Text = Annotated[str, Meta(max_length=128, pattern="^[^\\x00]*$")]
 Features = Annotated[
@@ -38,11 +38,11 @@ Features = Annotated[
 
 
 class AttackPattern(Struct, frozen=True, kw_only=True):
-    """One decision worth remembering.
+    """One decision of a released policy.
 
     (sandbox_id, episode_id, step, model_version) is its identity. `features` are the 30 of
     `drl_core.policy.features`, `reward` is the hindsight reward of `action`, `confidence` is the
-    policy's, `time` is the end of the window. `metadata` is free, and stored encrypted.
+    policy's, `time` is the end of the window. `metadata` is free-form and stored encrypted.
     """
 
     sandbox_id: SandboxId
@@ -60,9 +60,9 @@ class AttackPattern(Struct, frozen=True, kw_only=True):
 
 
 class SealedPattern(Struct, frozen=True, kw_only=True):
-    """A pattern as it is stored: metadata encrypted, or absent where it is empty.
+    """A pattern as stored: metadata encrypted, or absent where it is empty.
 
-    `learned_at` is when it was handed over; of two with one identity the later one counts.
+    `learned_at` is when it was accepted; of two with one identity the later one wins.
     """
 
     sandbox_id: str
@@ -84,7 +84,7 @@ class SealedPattern(Struct, frozen=True, kw_only=True):
 COLUMNS = SealedPattern.__struct_fields__
 KEY = ("sandbox_id", "episode_id", "step", "model_version")
 CLEAR = tuple(name for name in AttackPattern.__struct_fields__ if name != "metadata")
-"""What of a pattern is stored as it is."""
+"""Fields that are stored unencrypted."""
 
 _VALUES = tuple(name for name in COLUMNS if name not in (*KEY, "learned_at"))
 _LIST = ", ".join(f'"{name}"' for name in COLUMNS)
@@ -129,7 +129,7 @@ _payloads = msgspec.msgpack.Decoder(SealedPattern)
 
 
 def identity(pattern: AttackPattern | SealedPattern | Mapping[str, Any]) -> bytes:
-    """The bytes that a pattern's metadata is sealed to."""
+    """A pattern's identity as bytes: the associated data of its encrypted metadata."""
     if isinstance(pattern, Mapping):
         return msgspec.json.encode([pattern[name] for name in KEY])
     return msgspec.json.encode([getattr(pattern, name) for name in KEY])
@@ -138,11 +138,11 @@ def identity(pattern: AttackPattern | SealedPattern | Mapping[str, Any]) -> byte
 def seal(
     pattern: AttackPattern, keyring: Keyring, learned_at: dt.datetime | None = None
 ) -> SealedPattern:
-    """Encrypt what is personal of a pattern.
+    """Encrypt a pattern's metadata.
 
     Raises:
         msgspec.ValidationError: the pattern breaks its contract; names the field.
-        EncryptionError: no usable key.
+        EncryptionError: there is no usable key.
     """
     valid = msgspec.convert(msgspec.to_builtins(pattern), AttackPattern)
     hidden = None
@@ -160,10 +160,10 @@ def unseal(row: Mapping[str, Any], keyring: Keyring) -> AttackPattern:
     """The pattern of a database row of `COLUMNS` and `metadata`.
 
     Raises:
-        KeyMissing: its key is not here.
-        EncryptionError: it was changed.
+        KeyMissing: its key is not in the keyring.
+        EncryptionError: the ciphertext was changed.
     """
-    metadata = row["metadata"] or {}  # in clear: stored before metadata was sealed
+    metadata = row["metadata"] or {}  # unencrypted: stored by an earlier revision
     if row["sealed"] is not None:
         plain = keyring.open(Sealed(row["key_id"], row["sealed"]), identity(row))
         metadata = msgspec.json.decode(plain)
@@ -175,7 +175,7 @@ def unseal(row: Mapping[str, Any], keyring: Keyring) -> AttackPattern:
 def queue(pattern: SealedPattern) -> tuple[str, bytes]:
     """A pattern's key and payload for the topic `patterns` of the outbox.
 
-    The key is the content's: a redelivery changes nothing while the first one waits.
+    The key is a hash of the content: a redelivery changes nothing while the first one is queued.
     """
     content = msgspec.structs.astuple(pattern)[:-1]
     key = hashlib.sha256(msgspec.msgpack.encode(content)).hexdigest()
@@ -186,15 +186,15 @@ def payload(content: bytes) -> SealedPattern:
     """The pattern of an outbox's row.
 
     Raises:
-        msgspec.ValidationError: it is none.
+        msgspec.ValidationError: it is not a pattern.
     """
     return _payloads.decode(content)
 
 
 def store(connection: psycopg.Connection[Any], payloads: Sequence[bytes]) -> None:
-    """Store what came out of the outbox, in order, in the connection's transaction.
+    """Store payloads of the outbox, in order, in the connection's transaction (idempotent).
 
-    One that is stored already, or is older than what is stored, changes nothing.
+    One that is stored already, or is older than the stored one, changes nothing.
     """
     rows = []
     for content in payloads:
@@ -211,16 +211,16 @@ def upsert(
     keyring: Keyring,
     wait_s: float = CONNECT_WAIT_S,
 ) -> int:
-    """Store patterns in one transaction; storing the same ones again changes nothing.
+    """Store patterns in one transaction (idempotent upsert).
 
     Args:
         url: `postgresql://...`, migrated.
-        patterns: any number, streamed; of several with one identity the last one counts.
-        keyring: seals their metadata.
+        patterns: any number, streamed; of several with one identity the last one wins.
+        keyring: encrypts their metadata.
         wait_s: seconds to wait for the database.
 
     Returns:
-        Distinct patterns stored, unchanged ones included.
+        The number of distinct patterns, unchanged ones included.
 
     Raises:
         DatabaseUnavailable: no connection in that time, or it broke; nothing is stored then.
@@ -247,7 +247,7 @@ def upsert(
             stored, distinct, fresh = _counts(connection)
             bulk = fresh >= _BULK and fresh * 10 > stored
             index = connection.execute(_INDEX_DEFINITION).fetchone() if bulk else None
-            if index:  # to build the vector index anew is about 10 times cheaper than to extend it
+            if index:  # rebuilding the vector index is about 10 times cheaper than extending it
                 connection.execute(f"DROP INDEX {_INDEX}")
             connection.execute(_UPSERT)
             if index:
@@ -260,13 +260,13 @@ def upsert(
 def upsert_or_queue(
     url: str, patterns: Sequence[AttackPattern], keyring: Keyring, outbox: Outbox
 ) -> tuple[int, int]:
-    """`upsert`, or where the database is away the outbox, which the service drains later.
+    """`upsert`; where the database is away, append to the outbox, which the service drains later.
 
     Returns:
         Patterns stored, and patterns queued; one of them is 0.
 
     Raises:
-        OutboxError: neither would take them.
+        OutboxError: neither can store them.
     """
     try:
         return upsert(url, patterns, keyring), 0
@@ -277,7 +277,7 @@ def upsert_or_queue(
 
 
 def keys_in_use(connection: psycopg.Connection[Any]) -> dict[str | None, int]:
-    """How many stored patterns each key has sealed; None is for those in clear."""
+    """How many stored patterns each key has encrypted; None is for unencrypted ones."""
     rows = connection.execute(
         "SELECT key_id, count(*) FROM attack_patterns"
         " WHERE sealed IS NOT NULL OR metadata IS NOT NULL GROUP BY key_id"
@@ -303,22 +303,22 @@ def reseal(
     progress: Callable[[int, int], None] = lambda done, total: None,
     batch: int = 1000,
 ) -> int:
-    """Seal every stored pattern under the newest key: those of older keys, and those in clear.
+    """Re-encrypt with the newest key every stored pattern that has an older one, or none.
 
-    Each batch is a transaction, so it may be stopped at any time and called again.
+    Each batch is a transaction, so this may be interrupted at any time and called again.
 
     Args:
         url: `postgresql://...`, migrated.
-        keyring: has the keys of all of them.
-        progress: told how many of how many are done.
+        keyring: has all their keys.
+        progress: called with how many are done, of how many.
         batch: rows of a transaction.
 
     Returns:
-        How many were sealed.
+        How many were re-encrypted.
 
     Raises:
         DatabaseUnavailable: no connection, or it broke.
-        KeyMissing: a pattern's key is gone; the batches before it are done.
+        KeyMissing: a pattern's key is missing; the batches before it are done.
     """
     newest = keyring.newest()
     done = 0
@@ -337,7 +337,7 @@ def reseal(
                 done += len(rows)
                 progress(done, max(total, done))
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise DatabaseUnavailable(f"sealing patterns: {error}") from error
+        raise DatabaseUnavailable(f"encrypting patterns: {error}") from error
 
 
 def _resealed(row: tuple[Any, ...], keyring: Keyring) -> tuple[Any, ...]:

@@ -1,8 +1,8 @@
-"""The telemetry event: one observation window of one episode. Parsing, validation, sanitising.
+"""The telemetry event: one observation window of one episode; parsing, validation, sanitising.
 
-Bytes from sandboxes, files or HTTP come in; `Event` structs that hold the whole contract come out.
-Anything else is a `TelemetryError` that names the field and the record. Every source, the landing
-zone and the service use this one parser.
+Bytes from sandboxes, files or HTTP go in; valid `Event` structs come out. Anything else is a
+`TelemetryError` that names the field and the record. Every source, the landing zone and the service
+use this parser.
 """
 
 import datetime as dt
@@ -57,14 +57,14 @@ SIGNALS = (
 
 
 class Stage(StrEnum):
-    """`positive`: flagged by a detector, the run looks for false positives; `negative`: passed."""
+    """`positive`: a detector flagged it, the run looks for false positives; `negative`: passed."""
 
     POSITIVE = "positive"
     NEGATIVE = "negative"
 
 
 class Outcome(StrEnum):
-    """What the sandbox confirmed of a dispatched action; checked, never assumed."""
+    """What the sandbox confirmed about a dispatched action; checked, never assumed."""
 
     APPLIED = "applied"
     ALREADY_APPLIED = "already_applied"
@@ -240,7 +240,7 @@ def validate_event(fields: dict[str, Any], record: int | None = None) -> Event:
 def parse_lines(
     block: bytes, source: str = "", first_record: int = 0
 ) -> tuple[list[Event], list[DeadLetter]]:
-    """Parse a block of JSON lines; bad lines become dead letters and never stop the rest.
+    """Parse a block of JSON lines; an invalid line becomes a dead letter, the rest is parsed.
 
     Args:
         block: whole lines, blank ones allowed.
@@ -274,7 +274,7 @@ def _holds_oversized(block: bytes) -> bool:
 
 
 def dead_letter(error: TelemetryError, source: str, record: int, payload: bytes) -> DeadLetter:
-    """A dead letter for a refused record; keeps the first 2 kB of what came."""
+    """The dead letter of a refused record, with the first 2 kB of its content."""
     return DeadLetter(
         source=source,
         record=record,

@@ -1,7 +1,7 @@
-"""The landing zone: telemetry becomes durable here, and leaves in sealed batches.
+"""The landing zone: durable, append-only segments of telemetry, sealed into batches exactly once.
 
 Writers (the service, `drl import`) append **segments**: whole files of JSON lines, written under a
-temporary name, fsynced, renamed, and the folder fsynced. Only after that is an event acknowledged.
+temporary name, fsynced, renamed, and the folder fsynced. Only then is an event acknowledged.
 One sealer (the landing sensor) turns all segments that are not yet in a batch into one **batch**: a
 manifest that lists them, named by a rising number and the hash of its content. A segment is in
 exactly one manifest, whoever is killed when: the manifest is written atomically first, then its
@@ -9,7 +9,7 @@ segments are moved beside it, and a move that was interrupted is finished by the
 
     <root>/segments/<time>-<random>.jsonl      landed, in no batch yet
     <root>/batches/<key>/manifest.json + segments
-    <root>/dead_letters/<date>.jsonl           refused records with their reasons
+    <root>/dead_letters/<date>.jsonl           invalid records with their reasons
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from drl_core.telemetry.event import (
 
 
 class LandingError(OSError):
-    """Telemetry could not be made durable; nothing was acknowledged, nothing half-written stays."""
+    """Telemetry could not be made durable; nothing was acknowledged, nothing partial is left."""
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -76,7 +76,7 @@ class LandingZone:
         """Make events durable as one segment; they may be acknowledged when this returns.
 
         Raises:
-            LandingError: the disk refused; nothing was kept, the sender has to send again.
+            LandingError: the disk failed; nothing was kept, the sender has to retry.
             ValueError: for no events.
         """
         lines = [encode_event(sanitize(event)) for event in events]
@@ -98,10 +98,10 @@ class LandingZone:
         return segment
 
     def write_dead_letters(self, letters: Iterable[DeadLetter]) -> None:
-        """Append refused records with their reasons to today's dead-letter file.
+        """Append invalid records with their reasons to today's dead-letter file.
 
         Raises:
-            LandingError: the disk refused.
+            LandingError: the disk failed.
         """
         lines = b"".join(msgspec.json.encode(letter) + b"\n" for letter in letters)
         if not lines:
@@ -110,7 +110,7 @@ class LandingZone:
         try:
             with (self._dead / f"{today}.jsonl").open("a+b") as file:
                 if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-                    lines = b"\n" + lines  # a killed writer or a full disk cut the last line off
+                    lines = b"\n" + lines  # a killed writer or a full disk truncated the last line
                 file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
@@ -118,7 +118,7 @@ class LandingZone:
             raise LandingError(cause.errno, f"dead letters not kept: {cause.strerror}") from cause
 
     def dead_letters(self) -> list[DeadLetter]:
-        """All dead letters, oldest first; of one that was cut off, what stayed of it."""
+        """All dead letters, oldest first; of a truncated one, what is left of it."""
         return [
             _dead_letter(line, path.name, number)
             for path in sorted(self._dead.glob("*.jsonl"))
@@ -131,12 +131,12 @@ class LandingZone:
         return sorted(path.name for path in self._segments.glob("[!.]*.jsonl"))
 
     def seal(self, max_segments: int = 10_000) -> Batch | None:
-        """Turn waiting segments into one batch; None where none wait.
+        """Seal the waiting segments into one batch; None where there are none.
 
-        Safe to call from several processes: a lock file lets one in at a time.
+        Safe to call from several processes, which take turns by a lock file.
 
         Raises:
-            LandingError: the disk refused; the segments wait on.
+            LandingError: the disk failed; the segments are still waiting.
         """
         with FileLock(self.root / ".seal.lock"):
             names = self.waiting()[:max_segments]
@@ -202,7 +202,7 @@ class LandingZone:
             yield events
 
     def discard(self, key: str) -> None:
-        """Delete a batch's segments once they live on as Parquet; the manifest stays."""
+        """Delete a batch's segments once they are stored as Parquet; the manifest is kept."""
         for segment in self.batch(key).segments:
             (self._batches / key / segment.name).unlink(missing_ok=True)
 
@@ -218,7 +218,7 @@ class LandingZone:
         return 1 + max((int(key.split("-", 1)[0]) for key in keys), default=0)
 
     def _finish_moves(self) -> None:
-        """Move segments that a manifest already claims; only the newest can be unfinished."""
+        """Finish the moves of the newest batch's segments, where they were interrupted."""
         manifests = sorted(self._batches.glob("*/manifest.json"))
         if not manifests:
             return
@@ -232,5 +232,5 @@ def _dead_letter(line: bytes, source: str, record: int) -> DeadLetter:
     try:
         return msgspec.json.decode(line, type=DeadLetter)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        cut = TelemetryError("$", "this dead letter was cut off while it was written")
+        cut = TelemetryError("$", "this dead letter was truncated while it was written")
         return dead_letter(cut, source, record, line)

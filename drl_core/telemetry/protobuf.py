@@ -1,7 +1,7 @@
-"""Events as protocol buffers: `Event` to `drl.telemetry.Event` and back, under the same contract.
+"""Protocol buffers: `Event` to `drl.telemetry.Event` and back, with the validation of JSON.
 
-Bytes come in and validated events, or a `TelemetryError` that names the field, go out, as from
-JSON. An event survives the way there and back unchanged; a time comes back in UTC.
+Bytes go in; valid events, or a `TelemetryError` that names the field, come out. A round trip leaves
+an event unchanged, with its time in UTC.
 """
 
 import datetime as dt
@@ -35,10 +35,10 @@ def encode(events: Iterable[Event]) -> bytes:
 
 
 def decode(content: bytes) -> Sequence[Event | TelemetryError]:
-    """The events of a `drl.telemetry.Events`; for each that breaks the contract, why.
+    """The events of a `drl.telemetry.Events`; for each invalid one, its error.
 
     Raises:
-        TelemetryError: the bytes are no such message.
+        TelemetryError: the bytes are not such a message.
     """
     try:
         message = pb.Events.FromString(content)

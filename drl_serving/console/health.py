@@ -131,7 +131,7 @@ class Overview:
     def _outbox(self) -> Fact:
         outbox = self._storage.outbox
         try:
-            depth, age, dead = outbox.depth(), outbox.oldest_age_s(), outbox.dead_depth()
+            depth, age, dead = outbox.depth(), outbox.oldest_age_s(), outbox.dead_letter_count()
         except OutboxError as error:
             return Fact("Outbox", "unreadable", error.reason, "failed")
         detail = f"oldest {ago(age)}" if depth else "nothing waits for PostgreSQL"

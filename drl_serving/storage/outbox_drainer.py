@@ -192,7 +192,7 @@ class Drainer:
             self._store(connection, [row])
         except _CONTENT as error:
             reason = f"{type(error).__name__}: {error}"
-            self._outbox.set_aside(row.sequence, reason)
+            self._outbox.move_to_dead_letters(row.sequence, reason)
             self.set_aside += 1
             _log.error("row set aside", topic=row.topic, key=row.key, reason=type(error).__name__)
         else:

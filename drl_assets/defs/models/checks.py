@@ -120,7 +120,7 @@ def _refused(project: Project, version: str, reason: str) -> dg.AssetCheckResult
     from drl_core.release.signing_keys import signing_key, trusted_keys
 
     keys = project.settings.keys_path
-    now = project.models.take_back(version, trusted_keys(keys), signing_key(keys))
+    now = project.models.withdraw(version, trusted_keys(keys), signing_key(keys))
     serves = f"{now.model_version} is released" if now else "there was none before: none is"
     return dg.AssetCheckResult(
         passed=False,

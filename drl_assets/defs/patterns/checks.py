@@ -23,7 +23,7 @@ def pattern_count(context: dg.AssetCheckExecutionContext, project: Project) -> d
     found = row[0] if row else 0
     waiting = sum(
         patterns.payload(row.payload).model_version == version
-        for row in project.outbox.each(patterns.TOPIC)
+        for row in project.outbox.iterate(patterns.TOPIC)
     )
     return dg.AssetCheckResult(
         passed=found <= stored <= found + waiting,

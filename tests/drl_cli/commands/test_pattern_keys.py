@@ -54,8 +54,8 @@ def test_a_key_is_removed_only_when_neither_database_nor_outbox_needs_it(
     outbox = Outbox(home / "state" / "outbox.sqlite")
     outbox.append(patterns.TOPIC, [patterns.queue(patterns.seal(pattern(9), keyring))])
     old = keyring.newest()
-    assert "5 patterns were sealed" in call("rotate-key").output
-    assert "0 patterns were sealed" in call("rotate-key", "--resume").output
+    assert "5 patterns were encrypted" in call("rotate-key").output
+    assert "0 patterns were encrypted" in call("rotate-key", "--resume").output
     listed = json.loads(call("keys", "--json").output)
     new = keyring.newest()
     assert [(one["key_id"], one["patterns"]) for one in listed["keys"]] == [(old, 1), (new, 5)]
@@ -63,7 +63,7 @@ def test_a_key_is_removed_only_when_neither_database_nor_outbox_needs_it(
     assert "1 patterns need key" in str(refused.exception)
     outbox.remove([row.sequence for row in outbox.peek(9)])
     assert call("remove-key", old).exit_code == 0
-    assert call("remove-key", new).exit_code == 1, "it seals"
+    assert call("remove-key", new).exit_code == 1, "it is in use"
     assert call("remove-key", "feedfeedfeedfeed").exit_code == 1
     assert new in call("keys").output
     assert old not in call("keys").output
@@ -72,12 +72,12 @@ def test_a_key_is_removed_only_when_neither_database_nor_outbox_needs_it(
 def test_what_was_set_aside_is_shown_and_goes_back_into_the_outbox(home: Path) -> None:
     outbox = Outbox(home / "state" / "outbox.sqlite")
     outbox.append("patterns", [("key", b"")])
-    outbox.set_aside(outbox.peek(1)[0].sequence, "refused")
+    outbox.move_to_dead_letters(outbox.peek(1)[0].sequence, "refused")
     assert "refused" in call("dead-letters").output
     assert json.loads(call("dead-letters", "--json").output) == [
         {"topic": "patterns", "key": "key", "reason": "refused"}
     ]
-    assert "1 rows wait" in call("dead-letters", "--requeue").output
+    assert "1 rows requeued" in call("dead-letters", "--requeue").output
     assert "no dead letters" in call("dead-letters").output
     assert [row.key for row in outbox.peek(9)] == ["key"]
 
@@ -88,8 +88,8 @@ def test_the_embedded_database_is_found_running_or_not(
 ) -> None:
     monkeypatch.setenv("DRL_HOME", str(tmp_path))
     monkeypatch.delenv("DRL_DATABASE_URL", raising=False)
-    assert "0 patterns were sealed" in call("rotate-key").output, "started and migrated"
+    assert "0 patterns were encrypted" in call("rotate-key").output, "started and migrated"
     keyring = Keyring(tmp_path / "keys")
     with FastPostgres(tmp_path / "postgres") as url:
         patterns.upsert(url, [pattern(1)], keyring)
-        assert "1 patterns were sealed" in call("rotate-key").output
+        assert "1 patterns were encrypted" in call("rotate-key").output

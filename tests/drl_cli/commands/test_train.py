@@ -67,7 +67,7 @@ def test_without_the_checkpoint_the_table_says_what_it_lacks(policy: Path, tmp_p
     done = run("--telemetry", telemetry, "--bundle", policy, "--json")
     table = json.loads(done.stdout)
     assert "threshold_rule" not in table["policies"]
-    assert any("without tuned baselines" in note for note in table["notes"])
+    assert any("no tuned baselines" in note for note in table["notes"])
     checkpoint.write_bytes(aside.read_bytes()[:-1])
     changed = run("--telemetry", telemetry, "--bundle", policy)
     assert changed.exit_code != 0

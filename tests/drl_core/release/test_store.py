@@ -270,7 +270,7 @@ def test_a_release_that_turned_out_wrong_is_taken_back_even_where_it_cannot_be_r
     if damage:
         damage(store)
     for _ in range(2):  # the second time there is nothing left to do
-        now = store.take_back("v2", TRUSTED, KEY)
+        now = store.withdraw("v2", TRUSTED, KEY)
         assert now == store.load(TRUSTED).manifest
         assert (now.model_version, now.sequence, now.rollback_of) == ("v1", 3, "v2")
     assert store.load(TRUSTED).model == MODEL
@@ -278,7 +278,7 @@ def test_a_release_that_turned_out_wrong_is_taken_back_even_where_it_cannot_be_r
 
 def test_a_first_release_that_turned_out_wrong_is_withdrawn(store: ModelStore) -> None:
     for _ in range(2):
-        assert store.take_back("v1", TRUSTED, KEY) is None
+        assert store.withdraw("v1", TRUSTED, KEY) is None
         with pytest.raises(FileNotFoundError):
             store.load(TRUSTED)
     again = store.publish(b"two", named("v2"), KEY)
@@ -295,7 +295,7 @@ def test_a_rollback_passes_over_a_release_that_cannot_be_served(store: ModelStor
 
 
 def test_another_model_than_the_one_that_turned_out_wrong_stays(store: ModelStore) -> None:
-    assert store.take_back("v0", TRUSTED, KEY) == store.load(TRUSTED).manifest
+    assert store.withdraw("v0", TRUSTED, KEY) == store.load(TRUSTED).manifest
     assert len(store.releases()) == 1
 
 

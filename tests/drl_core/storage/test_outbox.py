@@ -55,7 +55,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule()
     def set_the_oldest_aside(self) -> None:
         for row in self.outbox.peek(1):
-            self.outbox.set_aside(row.sequence, "refused")
+            self.outbox.move_to_dead_letters(row.sequence, "refused")
             self.dead.append(self.waiting.pop(0))
 
     @rule()
@@ -94,14 +94,14 @@ class OutboxMachine(RuleBasedStateMachine):
         letters = self.outbox.dead_letters()
         assert [(d.row.topic, d.row.key, d.row.payload) for d in letters] == self.dead
         assert self.outbox.depth() == len(self.waiting)
-        assert self.outbox.dead_depth() == len(self.dead)
+        assert self.outbox.dead_letter_count() == len(self.dead)
         assert self.outbox.depth("a") == sum(topic == "a" for topic, _, _ in self.waiting)
         assert (self.outbox.oldest_age_s() > 0) == bool(self.waiting)
         for topic, key, payload in self.waiting:
             found = self.other.find(topic, key)
             assert found is not None
             assert found.payload == payload
-        found_all = [row.payload for row in self.outbox.each("a", limit=2)]
+        found_all = [row.payload for row in self.outbox.iterate("a", limit=2)]
         assert found_all == [p for t, _, p in (*self.waiting, *self.dead) if t == "a"]
 
     def teardown(self) -> None:

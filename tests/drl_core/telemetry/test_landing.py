@@ -170,7 +170,7 @@ def test_a_dead_letter_that_was_cut_off_hides_no_other(tmp_path: Path) -> None:
     first, cut, last = zone.dead_letters()
     assert (first, last) == (letter(0), letter(2))
     assert (cut.field, cut.record) == ("$", 1)
-    assert "cut off" in cut.reason
+    assert "truncated" in cut.reason
 
 
 FULL = """
