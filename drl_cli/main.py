@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from drl_cli.commands import api_keys, patterns, releases, telemetry, train
+from drl_cli.commands import api_keys, pattern_keys, patterns, releases, telemetry, train
 from drl_cli.configuration import current_settings
 from drl_cli.output import err, exit_on_expected_error, out
 
@@ -86,6 +86,7 @@ telemetry.register(app)
 train.register(app)
 releases.register(bundle_app)
 patterns.register(app)
+pattern_keys.register(app)
 api_keys.register(app)
 
 

@@ -23,11 +23,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the group."""
-    app.command("keys")(keys)
-    app.command("rotate-key")(rotate_key)
-    app.command("remove-key")(remove_key)
-    app.command("dead-letters")(dead_letters)
+    """Add the group."""
+    group = typer.Typer(help="Encryption keys and dead letters of the stored patterns.")
+    group.command("keys")(keys)
+    group.command("rotate-key")(rotate_key)
+    group.command("remove-key")(remove_key)
+    group.command("dead-letters")(dead_letters)
+    app.add_typer(group, name="patterns", no_args_is_help=True)
 
 
 def keys(json: Json = False) -> None:

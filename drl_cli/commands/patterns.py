@@ -1,7 +1,7 @@
 """`drl similar`: nearest-neighbour search for known attack patterns, asked of the running service.
 
 A recording goes in, for each of its episodes the nearest stored patterns come out. `DRL_API_KEY` is
-sent with the query, where the service needs credentials. `drl patterns` is registered here too.
+sent with the query, where the service needs credentials.
 """
 
 import json as jsonlib
@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from drl_cli.commands import pattern_keys
 from drl_cli.configuration import current_settings
 from drl_cli.output import out, print_json
 from drl_core.policy.actions import Action
@@ -22,13 +21,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command and the group."""
+    """Add the command."""
     app.command()(similar)
-    group = typer.Typer(
-        help="Encryption keys and dead letters of the stored patterns.", no_args_is_help=True
-    )
-    pattern_keys.register(group)
-    app.add_typer(group, name="patterns")
 
 
 def similar(
