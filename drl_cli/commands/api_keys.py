@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drl_cli.configuration import current_settings
-from drl_cli.output import err, out, print_json
+from drl_cli.output import Json, err, out, print_json
 
 if TYPE_CHECKING:
     from drl_serving.access.api_keys import KeyFile
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 keys_app = typer.Typer(help="API keys of the service: create, list, rotate, revoke.")
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 
 
 @keys_app.command()

@@ -12,14 +12,12 @@ import typer
 
 from drl_cli.configuration import current_settings
 from drl_cli.local.embedded_postgres import running_url
-from drl_cli.output import out, print_json, progress_bar
+from drl_cli.output import Json, out, print_json, progress_bar
 from drl_core.settings import Settings
 from drl_core.storage import patterns
 from drl_core.storage.database import connect
 from drl_core.storage.encryption import Keyring
 from drl_core.storage.outbox import Outbox
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -14,10 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from drl_cli.configuration import current_settings
-from drl_cli.output import out, print_json
+from drl_cli.output import Json, out, print_json
 from drl_core.policy.actions import Action
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 
 
 def register(app: typer.Typer) -> None:

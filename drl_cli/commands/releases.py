@@ -7,12 +7,11 @@ import msgspec
 import typer
 
 from drl_cli.configuration import current_settings
-from drl_cli.output import out, print_json
+from drl_cli.output import Json, out, print_json
 
 if TYPE_CHECKING:
     from drl_core.release.store import ModelStore, Release
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 _STORE_HELP = "The model store (default: that of DRL_HOME)."
 Store = Annotated[Path | None, typer.Option("--store", help=_STORE_HELP)]
 

@@ -7,10 +7,8 @@ from typing import Annotated
 import typer
 
 from drl_cli.configuration import current_settings
-from drl_cli.output import err, out, print_json, progress_bar
+from drl_cli.output import Json, err, out, print_json, progress_bar
 from drl_core.telemetry.event import Stage
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 
 
 class Truth(StrEnum):

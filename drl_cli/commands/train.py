@@ -10,7 +10,7 @@ import typer
 
 from drl_cli.commands.releases import load_release
 from drl_cli.configuration import current_settings
-from drl_cli.output import err, out, print_json, progress_bar
+from drl_cli.output import Json, err, out, print_json, progress_bar
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from drl_core.policy.reward import CostTable
     from drl_core.release.store import Release
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 Telemetry = Annotated[
     list[Path], typer.Option("--telemetry", help="File or folder of telemetry; may be repeated.")
 ]
