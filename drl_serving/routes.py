@@ -19,6 +19,7 @@ from drl_serving.gateway.openapi_errors import OpenApiJson
 from drl_serving.health.controller import HealthController
 from drl_serving.http import openapi
 from drl_serving.http.problems import answer
+from drl_serving.http.request_body import BoundedRequest
 from drl_serving.models.controller import ModelController
 from drl_serving.open_inference.controller import InferenceController
 from drl_serving.patterns.controller import PatternController
@@ -52,12 +53,13 @@ def application(
     return Litestar(
         route_handlers=list(CONTROLLERS),
         dependencies={name: _provide(part) for name, part in parts.items()},
-        state=State({"access": parts["access"], "audit": parts["audit"]}),
+        state=State({name: parts[name] for name in ("access", "audit", "limits")}),
         exception_handlers={Exception: answer},
         before_send=[parts["metrics"].before_send],
         lifespan=[lifespan],
         openapi_config=openapi.config(OpenApiJson()),
-        request_max_body_size=parts["settings"].serving.max_body_bytes,
+        request_class=BoundedRequest,
+        request_max_body_size=None,  # `BoundedRequest` has a limit that may change
         logging_config=None,
     )
 

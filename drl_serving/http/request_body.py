@@ -3,6 +3,7 @@
 The records are parsed by `drl_core.telemetry.event`, the same parser that every other source uses.
 """
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -61,23 +62,38 @@ def content_type(request: Request[Any, Any, Any], *accepted: str) -> str:
     )
 
 
-async def read(request: Request[Any, Any, Any], most: int) -> bytes:
-    """The whole body, for routes on which the framework bounds no sizes.
+class BoundedRequest(Request[Any, Any, Any]):
+    """A request whose body has at most `Limits.max_body_bytes`, as they are at that moment.
 
-    Raises:
-        Problem: 413, before more than `most` bytes are held.
+    The framework's own limit (`request_max_body_size`) is fixed when the application is built.
     """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
+
+    def unbounded_stream(self) -> AsyncGenerator[bytes, None]:
+        """The body in chunks, for who keeps none of them."""
+        return super().stream()
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The body in chunks; `body` and the like read it.
+
+        Raises:
+            Problem: 413, before more is held.
+        """
+        most = self.app.state["limits"].max_body_bytes
+        size = self.content_length or 0
+        if size <= most:
+            size = 0
+            async for chunk in super().stream():
+                size += len(chunk)
+                if size > most:
+                    break
+                yield chunk
+        if size > most:
             raise Problem(
                 413,
                 "request-entity-too-large",
                 f"a body of more than {most} bytes",
-                "Send less in one request, or JSON lines as a stream.",
+                "Send less in one request, or telemetry as a stream of JSON lines.",
             )
-    return bytes(body)
 
 
 def split(body: bytes) -> tuple[list[bytes], bool]:

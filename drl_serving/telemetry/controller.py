@@ -1,10 +1,9 @@
 """`POST /v1/telemetry`."""
 
 import asyncio
-from typing import Any
 
 import msgspec
-from litestar import Controller, Request, post
+from litestar import Controller, post
 from litestar.di import NamedDependency
 
 from drl_serving.access.guards import requires
@@ -35,11 +34,10 @@ class TelemetryController(Controller):
         status_code=202,
         operation_class=openapi.TelemetryOperation,
         responses=openapi.problems(400, 408, 413, 415, 422, 503),
-        request_max_body_size=None,  # a stream has no size; other bodies are bounded below
     )
     async def ingest(
         self,
-        request: Request[Any, Any, Any],
+        request: request_body.BoundedRequest,
         limits: NamedDependency[request_body.Limits],
         telemetry: NamedDependency[TelemetryService],
         metrics: NamedDependency[Metrics],
@@ -49,11 +47,10 @@ class TelemetryController(Controller):
         )
         is_lines, pause_s = kind in request_body.JSON_LINES, limits.timeout_s
         if is_lines and "content-length" not in request.headers:
-            result = await telemetry.stream(request.stream(), pause_s)
+            result = await telemetry.stream(request.unbounded_stream(), pause_s)
         else:
             async with asyncio.timeout(pause_s):
-                body = await request_body.read(request, limits.max_body_bytes)
-                result = await telemetry.ingest(body, kind)
+                result = await telemetry.ingest(await request.body(), kind)
         metrics.landed.inc(result.accepted)
         metrics.dead_letters.inc(result.refused)
         if result.accepted == 0:

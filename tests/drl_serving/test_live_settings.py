@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from litestar.testing import TestClient
 from structlog.testing import capture_logs
 
 from drl_core.reload import FIELDS, Reload, Watcher
@@ -62,15 +64,15 @@ IN_FORCE: dict[str, Callable[[Service], Any]] = {
     "serving.challenger": lambda s: s.models._wanted,
     "serving.canary_share": lambda s: s.decisions.rules.canary_share,
     "serving.decision_log_share": lambda s: s.decisions.rules.decision_log_share,
-    "serving.decision_log_days": lambda s: s.upkeep.kept_days,
+    "serving.decision_log_days": lambda s: s.maintenance.retention_days,
     "serving.max_body_bytes": lambda s: s.limits.max_body_bytes,
     "serving.max_batch": lambda s: s.limits.max_batch,
-    "serving.max_queue_ms": lambda s: round(s.front.max_queue_s * 1000),
+    "serving.max_queue_ms": lambda s: round(s.gateway.max_queue_s * 1000),
     "serving.request_timeout_s": lambda s: s.limits.timeout_s,
     "access.rate_per_s": lambda s: s.access._rate,
     "access.rate_burst": lambda s: s.access._burst,
     "observability.log_level": lambda s: logging.getLevelName(logging.getLogger().level).lower(),
-    "observability.trace_share": lambda s: s.front.trace_share,
+    "observability.trace_share": lambda s: s.gateway.trace_share,
 }
 """What the service's parts go by, for each reloadable field that it reads."""
 
@@ -156,3 +158,17 @@ def test_changes_are_audited_by_the_names_of_their_fields(running: Running) -> N
         ("configuration.reloaded", "serving.mode"),
         ("configuration.reloaded", "serving.mode"),
     ]
+
+
+def test_a_changed_limit_of_the_body_holds_on_every_route(publisher: Any) -> None:
+    publisher.publish("v1")
+    service = Service(publisher.settings)
+    body = {"episode_id": "e", "step": 0, "extra": {f"signal-{n}": 1.0 for n in range(50)}}
+    paths = ("decisions", "decisions/carried", "telemetry", "patterns", "patterns/search")
+    with TestClient(service.gateway, raise_server_exceptions=False) as client:
+        for limit, refused in ((100, True), (publisher.settings.serving.max_body_bytes, False)):
+            serving = msgspec.structs.replace(publisher.settings.serving, max_body_bytes=limit)
+            service.configure(msgspec.structs.replace(publisher.settings, serving=serving))
+            for path in paths:
+                answer = client.post(f"/v1/{path}", json=body)
+                assert (answer.status_code == 413) == refused, (path, answer.text)

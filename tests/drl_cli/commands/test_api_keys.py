@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from drl_cli.main import app
 from drl_core.settings import Settings
-from drl_serving.access.api_keys import KeyFile, Keyring
+from drl_serving.access.api_keys import ApiKeyring, KeyFile
 from drl_serving.audit import log
 
 
@@ -30,8 +30,8 @@ def made(*arguments: str) -> dict[str, Any]:
     return created
 
 
-def ring(home: Path) -> Keyring:
-    return Keyring(KeyFile(Settings(home=str(home)).keys_path).read())
+def ring(home: Path) -> ApiKeyring:
+    return ApiKeyring(KeyFile(Settings(home=str(home)).keys_path).read())
 
 
 @pytest.mark.property(44)
