@@ -48,7 +48,7 @@ class Segment(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class Batch(msgspec.Struct, frozen=True):
+class SealedBatch(msgspec.Struct, frozen=True):
     """A sealed set of segments; `key` is the partition key, `content_hash` the run key."""
 
     key: str
@@ -130,7 +130,7 @@ class LandingZone:
         self._finish_moves()
         return sorted(path.name for path in self._segments.glob("[!.]*.jsonl"))
 
-    def seal(self, max_segments: int = 10_000) -> Batch | None:
+    def seal(self, max_segments: int = 10_000) -> SealedBatch | None:
         """Seal the waiting segments into one batch; None where there are none.
 
         Safe to call from several processes, which take turns by a lock file.
@@ -144,7 +144,7 @@ class LandingZone:
                 return None
             segments = [self._describe(self._segments / name) for name in names]
             content = hashlib.sha256("".join(s.sha256 for s in segments).encode()).hexdigest()
-            batch = Batch(
+            batch = SealedBatch(
                 key=f"{self._next_number():08d}-{content[:12]}",
                 content_hash=content,
                 sealed_at=dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
@@ -166,7 +166,7 @@ class LandingZone:
         """Keys of all sealed batches, oldest first."""
         return sorted(path.parent.name for path in self._batches.glob("*/manifest.json"))
 
-    def batch(self, key: str) -> Batch:
+    def batch(self, key: str) -> SealedBatch:
         """The manifest of one batch.
 
         Raises:
@@ -174,7 +174,7 @@ class LandingZone:
         """
         try:
             return msgspec.json.decode(
-                (self._batches / key / "manifest.json").read_bytes(), type=Batch
+                (self._batches / key / "manifest.json").read_bytes(), type=SealedBatch
             )
         except FileNotFoundError:
             raise KeyError(f"no batch {key} in the landing zone {self.root}") from None
