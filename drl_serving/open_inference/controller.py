@@ -13,6 +13,7 @@ from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
+from litestar.params import FromPath
 
 from drl_serving.access.guards import requires
 from drl_serving.http import problems
@@ -108,7 +109,10 @@ class InferenceController(Controller):
         responses=_errors(400, 404),
     )
     async def model_ready(
-        self, inference: NamedDependency[Inference], model: str, version: str = ""
+        self,
+        inference: NamedDependency[Inference],
+        model: FromPath[str],
+        version: FromPath[str] = "",
     ) -> Response[dict[str, bool]]:
         return _readiness(await inference.ready(model, version))
 
@@ -120,7 +124,10 @@ class InferenceController(Controller):
         responses=_errors(400, 404, 503),
     )
     async def model(
-        self, inference: NamedDependency[Inference], model: str, version: str = ""
+        self,
+        inference: NamedDependency[Inference],
+        model: FromPath[str],
+        version: FromPath[str] = "",
     ) -> dict[str, Any]:
         return await inference.metadata(model, version)
 
@@ -132,7 +139,10 @@ class InferenceController(Controller):
         responses=_errors(400, 404, 503),
     )
     async def config(
-        self, inference: NamedDependency[Inference], model: str, version: str = ""
+        self,
+        inference: NamedDependency[Inference],
+        model: FromPath[str],
+        version: FromPath[str] = "",
     ) -> dict[str, Any]:
         return await inference.config(model, version)
 
@@ -148,7 +158,10 @@ class InferenceController(Controller):
         responses=_errors(400, 404, 503),
     )
     async def stats(
-        self, inference: NamedDependency[Inference], model: str = "", version: str = ""
+        self,
+        inference: NamedDependency[Inference],
+        model: FromPath[str] = "",
+        version: FromPath[str] = "",
     ) -> dict[str, Any]:
         return await inference.stats(model, version)
 
@@ -168,8 +181,8 @@ class InferenceController(Controller):
         self,
         request: Requested,
         inferrer: NamedDependency[Inferrer],
-        model: str,
-        version: str = "",
+        model: FromPath[str],
+        version: FromPath[str] = "",
     ) -> Response[bytes]:
         headers = request.headers
         encoding = headers.get("content-encoding", "").strip().lower()
@@ -203,7 +216,7 @@ class InferenceController(Controller):
         responses=_errors(400, 404),
     )
     async def load(
-        self, request: Requested, inference: NamedDependency[Inference], model: str
+        self, request: Requested, inference: NamedDependency[Inference], model: FromPath[str]
     ) -> dict[str, Any]:
         caller = request.scope["state"]["principal"]
         await inference.load(model, caller, (await _object(request)).get("parameters"))
@@ -218,7 +231,7 @@ class InferenceController(Controller):
         responses=_errors(400, 404),
     )
     async def unload(
-        self, request: Requested, inference: NamedDependency[Inference], model: str
+        self, request: Requested, inference: NamedDependency[Inference], model: FromPath[str]
     ) -> dict[str, Any]:
         await _object(request)
         await inference.unload(model, request.scope["state"]["principal"])
