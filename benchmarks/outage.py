@@ -142,7 +142,7 @@ async def measure(home: Path, outage_s: float, calm_s: float) -> Outcome:
     """
     outcome = Outcome()
     # measured, not shed: a step that was shed would be missing from its episode
-    made = Deployment(home, DRL_SERVING__MAX_QUEUE_MS="1000")
+    made = Deployment(home, DRL_SERVING__MAX_IN_FLIGHT="1000")
     deployment = await asyncio.to_thread(made.__enter__)
     try:
         outbox = Outbox(home / "state" / "outbox.sqlite")

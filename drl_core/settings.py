@@ -130,9 +130,9 @@ class Serving(_Section, frozen=True):
     """Of one request; over gRPC, a change holds from the next start."""
     max_batch: Reloadable[PositiveInt] = 10_000
     """Records in one request."""
-    max_queue_ms: Reloadable[PositiveInt] = 50
-    """Longest wait of a request before it is answered 503 with Retry-After. Lower: when too much
-    comes in, those that are answered are answered sooner, but fewer of many that come at once."""
+    max_in_flight: Reloadable[PositiveInt] = 256
+    """Requests at work at once in one worker; above it the answer is 503 with Retry-After. Lower:
+    under overload those that are accepted are answered sooner, but fewer that come at once are."""
     request_timeout_s: Reloadable[PositiveInt] = 30
     """Longest time that a caller may take to send a request, and the service to answer it."""
     telemetry_buffer: Annotated[int, Meta(ge=10_000)] = 10_000

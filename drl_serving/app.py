@@ -97,7 +97,7 @@ class Service:
         self.batcher = Batcher(self.decisions, self.models)
         self.rows = RowDecider(self.models, self.decisions, self.limits)
         self.inferrer = Inferrer(self.inference, self.limits)
-        lean: dict[str, FastPathRoute] = {
+        fast_paths: dict[str, FastPathRoute] = {
             "/v1/decisions": LeanDecision(self.access, self.batcher),
             "/v1/decisions/rows": LeanRows(self.access, self.rows),
             PATH: LeanInfer(self.access, self.inferrer),
@@ -113,11 +113,11 @@ class Service:
             self.access,
             self.metrics,
             self.spans,
-            lean,
+            fast_paths,
             headers,
             sessions.principal,
         )
-        self.metrics.watch_gauge(self.metrics.in_flight, lambda: self.gateway.in_flight)
+        self.metrics.watch_gauge(self.metrics.in_flight, lambda: self.gateway.shedder.in_flight)
         self.live = watcher and LiveSettings(settings, watcher, self._reload)
         self.configure(settings)
 
@@ -132,7 +132,7 @@ class Service:
         self.models.set_challenger(serving.challenger)
         self.access.configure(settings.access)
         self.maintenance.retention_days = serving.decision_log_days
-        self.gateway.max_queue_s = serving.max_queue_ms / 1000
+        self.gateway.shedder.max_in_flight = serving.max_in_flight
         self.gateway.timeout_s = serving.request_timeout_s
         self.gateway.max_body = serving.max_body_bytes
         self.gateway.trace_share = settings.observability.trace_share

@@ -29,8 +29,8 @@ PARTS = ("closed", "poisson", "overload")
 STARTS = 2
 """Starts beside the one that is measured."""
 BATCH_ROUNDS = 5
-TIGHT_QUEUE_MS = 5
-"""`serving.max_queue_ms` where short answers are worth more than many."""
+TIGHT_IN_FLIGHT = 32
+"""`serving.max_in_flight` where short answers are worth more than many at once."""
 
 
 def machine() -> dict[str, Any]:
@@ -105,8 +105,8 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
             if "overload" in parts:
                 other = servers.twin(home, folder / "one")
                 figures["overload"] = {
-                    limit: opened.overload(servers.ours(other, url, max_queue_ms=limit), folder)
-                    for limit in (servers.MAX_QUEUE_MS, TIGHT_QUEUE_MS)
+                    limit: opened.overload(servers.ours(other, url, max_in_flight=limit), folder)
+                    for limit in (servers.MAX_IN_FLIGHT, TIGHT_IN_FLIGHT)
                 }
     figures["machine"]["load average at end"] = " ".join(f"{one:.1f}" for one in os.getloadavg())
     return figures

@@ -74,7 +74,7 @@ def _opened(figures: Mapping[str, Any]) -> Iterator[Reach]:
 
 def _overload(figures: Mapping[str, Any]) -> Iterator[Reach]:
     for limit, found in figures.get("overload", {}).items():
-        name = f"overload, max_queue_ms {limit}"
+        name = f"overload, max_in_flight {limit}"
         grown = found["memory_pss_mb"]["peak"] - found["memory_pss_mb"]["before"]
         p99 = found["accepted_ms"]["p99"]
         yield Reach(f"{name}: p99 / uncontended", p99 / found["uncontended_ms"]["p99"], 2.0)
@@ -164,7 +164,8 @@ def _storm(limit: int, found: Mapping[str, Any]) -> str:
     shares = ", ".join(f"{share:.0%}" for share in found["client_cpu_share"])
     return "\n".join(
         [
-            f"Overload, one worker on a core, 500 connections from the other, max_queue_ms {limit}",
+            "Overload, one worker on a core, 500 connections from the other, "
+            f"max_in_flight {limit}",
             f"  capacity {capacity:.0f}/s; offered {found['offered_per_s'] / capacity:.1f} times, "
             f"sent {found['sent_per_s'] / capacity:.1f} times; accepted "
             f"{found['accepted_per_s']:.0f}/s; statuses {found['statuses']}",

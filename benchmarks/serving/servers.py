@@ -17,7 +17,7 @@ from drl_core.settings import Serving
 from drl_serving.access.api_keys import KeyFile
 
 PEERS = "benchmarks.serving.peers"
-MAX_QUEUE_MS = Serving().max_queue_ms
+MAX_IN_FLIGHT = Serving().max_in_flight
 UVICORN = ("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
@@ -69,7 +69,7 @@ def environ(
     port: int,
     workers: int = 1,
     log_share: float = 0.01,
-    max_queue_ms: int = MAX_QUEUE_MS,
+    max_in_flight: int = MAX_IN_FLIGHT,
 ) -> dict[str, str]:
     """The service with all it has in production, but TLS, which the peers are without as well."""
     metrics = home.path / "state" / f"metrics-{port}"
@@ -80,7 +80,7 @@ def environ(
         "DRL_SERVING__PORT": str(port),
         "DRL_SERVING__WORKERS": str(workers),
         "DRL_SERVING__DECISION_LOG_SHARE": str(log_share),
-        "DRL_SERVING__MAX_QUEUE_MS": str(max_queue_ms),
+        "DRL_SERVING__MAX_IN_FLIGHT": str(max_in_flight),
         "DRL_ACCESS__RATE_PER_S": "1000000",
         "DRL_ACCESS__RATE_BURST": "1000000",
         "DRL_OBSERVABILITY__LOG_FILE": "service.jsonl",

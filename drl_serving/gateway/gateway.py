@@ -1,9 +1,9 @@
-"""The door: every request passes it once, before any routing.
+"""The gateway: ASGI middleware that every request passes once, before any routing.
 
-It sheds what would wait too long, says who asks, begins the trace, bounds the time, and puts the
-same headers on every answer. The few routes that models are asked by are answered right here, since
-routing and serialising by the framework cost more than the decision; everything else, and whatever
-is unusual about those, goes on to the application. Both ways give the same bytes.
+It sheds load, authenticates, begins the trace, bounds the time, and puts the same headers on every
+response. The few routes that models are asked by have a fast path: they are answered right here,
+since routing and serialising by the framework cost more than the decision. Everything else, and
+whatever is unusual about those, goes on to the application; both ways give the same bytes.
 """
 
 import asyncio
@@ -17,31 +17,32 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from drl_serving.access.principal import Principal
 from drl_serving.access.service import AccessControl, is_loopback
+from drl_serving.gateway.load_shedding import REFUSAL_DELAY_S, LoadShedder, LoopTurn, Overloaded
 from drl_serving.http.problems import PROTOCOL, Problem, as_problem, with_error
+from drl_serving.http.security_headers import HeaderPairs
 from drl_serving.observability import tracing
 from drl_serving.observability.metrics import Metrics
 from drl_serving.observability.otlp_exporter import SpanExporter
 from drl_serving.observability.tracing import Trace
 
 OPEN = ("/health/", "/metrics", "/v2/health/", "/schema", "/console/login", "/console/static/")
-"""Paths that anybody may ask for."""
-_SELF_TIMED = ("/v1/telemetry", "/v1/decisions/live")
-"""Streams: they bound the time of each part by themselves."""
+"""Paths that need no credentials, and that no load sheds."""
+_STREAMS = ("/v1/telemetry", "/v1/decisions/live")
+"""They bound the time of each part by themselves, and last: they are not counted as in flight."""
 _DECISIONS = "/v1/decisions"
 _CONSOLE = "/console"
-HELD_S = 0.25
-"""How long the refusal is held back of what would wait too long."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_UNROUTED = "gateway"
+"""The label `route` of what is answered before routing."""
 
-Pairs = tuple[tuple[bytes, bytes], ...]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class GatewayHeaders(NamedTuple):
-    """What is put on every answer that does not have it."""
+    """Headers of every response that does not have them already."""
 
-    data: Pairs
-    page: Pairs
+    data: HeaderPairs
+    page: HeaderPairs
     """On HTML."""
 
 
@@ -54,11 +55,11 @@ class FastPathRoute(Protocol):
     async def __call__(
         self, body: bytes, headers: RawHeaders, principal: Principal, trace: Trace
     ) -> tuple[list[tuple[bytes, bytes]], bytes]:
-        """The answer's own headers, and its body; raises what `as_problem` knows."""
+        """The response's own headers, and its body; raises what `as_problem` knows."""
 
 
 ConsoleAuthenticator = Callable[[RawHeaders], Principal]
-"""A request's headers -> who looks at the console; raises a `Problem` that leads to the sign-in."""
+"""A console request's headers -> its principal; raises a `Problem` that leads to the sign-in."""
 
 
 class Gateway:
@@ -66,12 +67,12 @@ class Gateway:
 
     Args:
         app: the framework's application.
-        access: authenticates and limits.
-        metrics: counts.
+        access: authenticates, and limits the rate of each caller.
+        metrics: counts and times.
         spans: exports the traces that are sampled; None exports none.
-        lean: the routes that are answered here, by path.
-        headers: of every answer.
-        visitor: says who asks for a page of the console; None: as for everything else.
+        fast_paths: the routes that are answered here, by path.
+        headers: of every response.
+        console: authenticates requests of the console; None: as all others.
     """
 
     def __init__(
@@ -80,22 +81,22 @@ class Gateway:
         access: AccessControl,
         metrics: Metrics,
         spans: SpanExporter | None,
-        lean: Mapping[str, FastPathRoute],
+        fast_paths: Mapping[str, FastPathRoute],
         headers: GatewayHeaders,
-        visitor: ConsoleAuthenticator | None = None,
+        console: ConsoleAuthenticator | None = None,
     ) -> None:
         self.app = app
         self._access = access
         self._metrics = metrics
         self._spans = spans
-        self._lean = lean
+        self._fast_paths = fast_paths
         self._headers = headers
-        self._visitor = visitor
-        self.max_queue_s = 0.025
+        self._console = console
         self.timeout_s = 30.0
         self.max_body = 0
         self.trace_share = 0.0
-        self._queue = _Queue(metrics)
+        self.shedder = LoadShedder(metrics.shed.inc)
+        self._turn = LoopTurn()
         self._running: dict[asyncio.Task[None], float] = {}
         self._overdue: set[asyncio.Task[None]] = set()
 
@@ -105,13 +106,8 @@ class Gateway:
         else:
             await self.app(scope, receive, send)
 
-    @property
-    def in_flight(self) -> int:
-        """Requests at work, streams aside."""
-        return len(self._running)
-
     async def cancel_overdue_requests(self) -> None:
-        """Look for requests that take too long, once a second until cancelled."""
+        """Once a second, until cancelled: end requests that are above the time limit."""
         while True:
             await asyncio.sleep(1.0)
             latest = time.perf_counter() - self.timeout_s
@@ -123,44 +119,47 @@ class Gateway:
     async def _request(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         trace = tracing.begin(scope["headers"], self.trace_share)
-        answer = _ResponseSender(send, self._headers, trace)
-        closed = not scope["path"].startswith(OPEN)
-        if closed and self._queue.waited(began) > self.max_queue_s:
-            await self._shed(scope, answer)
-            return
+        response = _ResponseSender(send, self._headers, trace)
         scope["state"]["trace"], scope["state"]["began"] = trace, began
         try:
-            if closed:
-                self._let_in(scope)
-            if scope["path"] in _SELF_TIMED:
-                await self.app(scope, receive, answer)
+            if not scope["path"].startswith(OPEN):
+                self._metrics.queue_seconds.observe(self._turn.elapsed(began))
+                self.shedder.check()
+                self._authenticate(scope)
+            if scope["path"] in _STREAMS:
+                await self.app(scope, receive, response)
             else:
-                await self._timed(scope, receive, answer, began)
+                await self._timed(scope, receive, response, began)
         except Problem as problem:
-            await self._answer_problem(scope, answer, problem)
+            if isinstance(problem, Overloaded):
+                await asyncio.sleep(REFUSAL_DELAY_S)
+            await self._send_problem(scope, response, problem)
         if self._spans is not None and trace.sampled:
             route = scope.get("path_template") or self._label(scope["path"])
             took = time.perf_counter() - began
-            self._spans.request(trace, scope["method"], route, answer.status, took)
+            self._spans.request(trace, scope["method"], route, response.status, took)
 
     async def _timed(
-        self, scope: HTTPScope, receive: Receive, answer: "_ResponseSender", began: float
+        self, scope: HTTPScope, receive: Receive, response: "_ResponseSender", began: float
     ) -> None:
         """Answer within the time limit.
 
         Raises:
-            Problem: 408 where it took too long.
+            Problem: 408 where it took too long, 503 above the in-flight limit.
         """
         task: Any = asyncio.current_task()
         self._running[task] = began
         try:
-            route = self._lean.get(scope["path"])
+            route = self._fast_paths.get(scope["path"])
             if route is not None and scope["method"] == "POST":
-                await self._answer_lean(route, scope, receive, answer, began)
+                await self._fast_path(route, scope, receive, response, began)
+            elif scope["path"].startswith(OPEN):
+                await self.app(scope, receive, response)
             else:
-                await self.app(scope, receive, answer)
+                with self.shedder:
+                    await self.app(scope, receive, response)
         except asyncio.CancelledError:
-            if task not in self._overdue or answer.status:
+            if task not in self._overdue or response.status:
                 raise  # the service ends; or it is too late to say anything, and uvicorn hangs up
             task.uncancel()
             raise _too_slow(self.timeout_s) from None
@@ -168,21 +167,14 @@ class Gateway:
             del self._running[task]
             self._overdue.discard(task)
 
-    async def _shed(self, scope: HTTPScope, answer: "_ResponseSender") -> None:
-        """Refuse, after a while: refusing costs half a decision, and some callers ask at once."""
-        self._metrics.shed.inc()
-        self._metrics.answered(scope["method"], self._label(scope["path"]), 503)
-        await asyncio.sleep(HELD_S)
-        await answer.send(503, list(_SHED_HEADERS), _SHED_BODY)
-
-    def _let_in(self, scope: HTTPScope) -> None:
-        """Say who asks.
+    def _authenticate(self, scope: HTTPScope) -> None:
+        """Put the request's principal into its state.
 
         Raises:
-            Problem: 401 or 429 where it may not ask now.
+            Problem: 401, 403 or 429 where it is refused.
         """
-        if self._visitor is not None and scope["path"].startswith(_CONSOLE):
-            principal = self._visitor(scope["headers"])  # by its cookie, which opens nothing else
+        if self._console is not None and scope["path"].startswith(_CONSOLE):
+            principal = self._console(scope["headers"])  # by its cookie, which opens nothing else
         else:
             client = scope["client"]
             principal = self._access.authenticate(scope["headers"], client[0] if client else None)
@@ -191,34 +183,35 @@ class Gateway:
         self._access.admit(principal)
         scope["state"]["principal"] = principal
 
-    async def _answer_lean(
+    async def _fast_path(
         self,
         route: FastPathRoute,
         scope: HTTPScope,
         receive: Receive,
-        answer: "_ResponseSender",
+        response: "_ResponseSender",
         began: float,
     ) -> None:
         """Answer what the route takes; hand anything else on, with its body still to be read."""
-        messages, body = await self._read(receive)
+        messages, body = await self._read(receive)  # before it is in flight: senders may be slow
         media = _media(scope)
-        if body is None or media is None or not route.takes(media, body):
-            await self.app(scope, _replay(messages, receive), answer)
-            return
-        state, path = scope["state"], scope["path"]
-        try:
-            headers, content = await route(
-                body, scope["headers"], state["principal"], state["trace"]
-            )
-        except Exception as error:
-            await self._answer_problem(scope, answer, as_problem(error))
-            return
-        took = time.perf_counter() - began
-        if path == _DECISIONS:
-            self._metrics.decision_seconds.observe(took)
-        self._metrics.answered("POST", path, 200, took)
-        await answer.send(200, headers, content)
-        self._queue.worked_until(began + took)
+        with self.shedder:
+            if body is None or media is None or not route.takes(media, body):
+                await self.app(scope, _replay(messages, receive), response)
+                return
+            state, path = scope["state"], scope["path"]
+            try:
+                headers, content = await route(
+                    body, scope["headers"], state["principal"], state["trace"]
+                )
+            except Exception as error:
+                await self._send_problem(scope, response, as_problem(error))
+                return
+            took = time.perf_counter() - began
+            if path == _DECISIONS:
+                self._metrics.decision_seconds.observe(took)
+            self._metrics.requests.labels("POST", path, "200").inc()
+            self._metrics.request_seconds.labels(path).observe(took)
+            await response.send(200, headers, content)
 
     async def _read(self, receive: Receive) -> tuple[list[Any], bytes | None]:
         """A request's messages and its body; None where it is too large, or not all came."""
@@ -235,63 +228,27 @@ class Gateway:
             message.get("body", b"") for message in messages
         )
 
-    async def _answer_problem(
-        self, scope: HTTPScope, answer: "_ResponseSender", problem: Problem
+    async def _send_problem(
+        self, scope: HTTPScope, response: "_ResponseSender", problem: Problem
     ) -> None:
         self._metrics.answered(scope["method"], self._label(scope["path"]), problem.status)
         if scope["path"].startswith(PROTOCOL):
             problem = with_error(problem)
-        await answer.send(problem.status, problem.raw_headers(), problem.body())
+        await response.send(problem.status, problem.raw_headers(), problem.body())
 
     def _label(self, path: str) -> str:
-        """The route, for what is answered before routing: a lean one, or all others."""
-        return path if path in self._lean else "front"
-
-
-class _Queue:
-    """How long requests waited, as far as it can be told.
-
-    What comes in while the event loop is at work waits in its socket, unseen, until the next turn.
-    Where a turn follows the one before at once, and as many are in it, they came all along that
-    one; so each request ahead in this turn stands for its share of the turn before.
-    """
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._in_turn = False
-        self._began = self._worked_until = 0.0
-        self._size, self._before, self._share = 0, 0, 0.0
-
-    def waited(self, now: float) -> float:
-        """Seconds that a request waited which is begun now."""
-        if not self._in_turn:
-            self._in_turn = True
-            asyncio.get_running_loop().call_soon(self._end_turn)
-            worked, idle = self._worked_until - self._began, now - self._worked_until
-            self._share = (now - self._began) / self._size if idle < worked else 0.0
-            self._began, self._before, self._size = now, self._size, 0
-        ahead = min(self._size, self._before)
-        self._size += 1
-        self._metrics.queue_seconds.observe(now - self._began)
-        return now - self._began + ahead * self._share
-
-    def worked_until(self, now: float) -> None:
-        """A request was answered."""
-        self._worked_until = now
-
-    def _end_turn(self) -> None:
-        self._in_turn = False
+        return path if path in self._fast_paths else _UNROUTED
 
 
 class _ResponseSender:
-    """A request's `send`, with this service's headers on the answer."""
+    """A request's `send`, with this service's headers on the response."""
 
     def __init__(self, send: Send, headers: GatewayHeaders, trace: Trace) -> None:
         self._send = send
         self._headers = headers
         self._trace = trace
         self.status = 0
-        """0 until the answer has begun."""
+        """0 until the response has begun."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -306,7 +263,7 @@ class _ResponseSender:
         await self._send(message)
 
     async def send(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Answer with data, whole."""
+        """Send a whole response."""
         self.status = status
         headers += (
             (b"content-length", b"%d" % len(body)),
@@ -360,16 +317,6 @@ def _replay(messages: list[Any], receive: Receive) -> Receive:
         return await receive()
 
     return receiving
-
-
-_OVERLOADED = Problem(
-    503,
-    "overloaded",
-    "more requests came in than can be answered in time",
-    "Wait for the seconds of Retry-After, then send the request again.",
-    retry_after_s=1,
-)
-_SHED_HEADERS, _SHED_BODY = _OVERLOADED.raw_headers(), _OVERLOADED.body()
 
 
 def _too_slow(seconds: float) -> Problem:

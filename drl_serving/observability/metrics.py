@@ -87,6 +87,8 @@ class Metrics:
         ] = []
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
         self._windows: deque[Array] = deque(maxlen=MAX_WINDOWS)
+        self.observe_window: Callable[[Array], None] = self._windows.append
+        """Take a decided window [14] for the means of the features and the defaulted fields."""
         self._flushing = threading.Lock()
         self._served: tuple[str, str] | None = None
         if not self._shared:
@@ -197,10 +199,6 @@ class Metrics:
         """Set a gauge once a second, and when scraped, to what `read` gives; it must be quick."""
         self._watched.append((gauge, read))
         gauge.set(read())
-
-    def observe_window(self, window: Array) -> None:
-        """Take a decided window [14] for the means of the features and the defaulted fields."""
-        self._windows.append(window)
 
     def compared(self, role: str, action: str, other: str, count: int) -> None:
         """Count how often one role's action met the other model's."""

@@ -38,9 +38,7 @@ def target(
     home, port = tmp_path_factory.mktemp("fuzz"), free_port()
     new_publisher(home).publish("v1")
     key = KeyFile(home / "keys").create("test", SCOPES)[1]
-    with Deployment(
-        home, DRL_SERVING__GRPC_PORT=str(port), DRL_SERVING__MAX_QUEUE_MS="5000"
-    ) as deployment:
+    with Deployment(home, DRL_SERVING__GRPC_PORT=str(port)) as deployment:
         yield Target(deployment, key, f"127.0.0.1:{port}")
 
 

@@ -1,9 +1,8 @@
-"""The door: the lean way is byte-equal to the framework's, late requests are told so."""
+"""The gateway: the fast path is byte-equal to the framework's way, late requests get 408."""
 
 import asyncio
 import contextlib
 import json
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,7 @@ from litestar.testing import TestClient
 
 from drl_core.settings import Serving, Settings
 from drl_serving.app import Service
-from drl_serving.gateway.gateway import Gateway, _Queue
-from drl_serving.observability.metrics import Metrics
+from drl_serving.gateway.gateway import Gateway
 from tests import strategies
 
 JSON = {"Content-Type": "application/json"}
@@ -34,7 +32,7 @@ examples = settings(
 
 def framework_only(gateway: Gateway) -> Gateway:
     """The same service without the lean way."""
-    gateway._lean = {}
+    gateway._fast_paths = {}
     return gateway
 
 
@@ -178,48 +176,57 @@ def test_a_request_that_does_not_come_is_ended_with_408(publisher: Any) -> None:
     assert not gateway._overdue
 
 
-def test_what_would_wait_too_long_is_shed_with_retry_after(publisher: Any) -> None:
+def statuses(answers: list[list[dict[str, Any]]]) -> list[int]:
+    return [answer[0]["status"] for answer in answers]
+
+
+def test_requests_above_the_in_flight_limit_are_refused_with_retry_after(publisher: Any) -> None:
     publisher.publish("v1")
     service = Service(publisher.settings)
     gateway = service.gateway
-    gateway.max_queue_s = 0.005
+    gateway.shedder.max_in_flight = 5
 
-    async def at_once() -> Any:
-        time.sleep(0.002)  # each takes the loop for a while
+    async def receive() -> Any:
         return {"type": "http.request", "body": b'{"episode_id": 1, "step": 0}'}
 
-    async def burst() -> list[list[dict[str, Any]]]:
-        return await asyncio.gather(*(ask(gateway, at_once) for _ in range(20)))
+    async def burst(path: str, count: int) -> list[list[dict[str, Any]]]:
+        return await asyncio.gather(*(ask(gateway, receive, path) for _ in range(count)))
 
     async def scenario() -> list[list[list[dict[str, Any]]]]:
         await service.models.poll()
-        return [await burst(), await burst(), [await ask(gateway, at_once)]]
+        return [await burst("/v1/decisions", 20), await burst("/v1/decisions", 5)]
 
-    first, second, alone = asyncio.run(scenario())
-    statuses = [[answer[0]["status"] for answer in answers] for answers in (first, second)]
-    assert [some[0] for some in statuses] == [200, 200], "who comes first in a turn did not wait"
-    assert set(statuses[0]) == {200, 503}
-    shed = next(answer for answer in first if answer[0]["status"] == 503)
-    assert (b"retry-after", b"1") in shed[0]["headers"]
-    assert alone[0][0]["status"] == 200
+    many, few = asyncio.run(scenario())
+    assert statuses(many) == [200] * 5 + [503] * 15
+    assert statuses(few) == [200] * 5, "the places are free again"
+    refused = many[-1]
+    assert (b"retry-after", b"1") in refused[0]["headers"]
+    assert json.loads(refused[1]["body"])["type"] == "urn:drl:problem:overloaded"
+    assert gateway.shedder.in_flight == 0
 
 
-def test_what_came_during_a_busy_turn_counts_as_waiting_since() -> None:
-    async def scenario() -> tuple[list[float], list[float], float]:
-        queue = _Queue(Metrics())
-        first = [queue.waited(10.0 + n / 1000) for n in range(10)]
-        queue.worked_until(10.020)
+def test_who_sends_slowly_takes_no_place_and_open_paths_are_never_shed(publisher: Any) -> None:
+    publisher.publish("v1")
+    service = Service(publisher.settings)
+    gateway = service.gateway
+    gateway.shedder.max_in_flight = 1
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b'{"episode_id": 1, "step": 0}'}
+
+    async def scenario() -> list[list[dict[str, Any]]]:
+        await service.models.poll()
+        slow = [asyncio.create_task(ask(gateway, never)) for _ in range(3)]
         await asyncio.sleep(0)
-        behind = [queue.waited(10.021) for _ in range(20)]
-        queue.worked_until(10.022)
-        await asyncio.sleep(0)
-        return first, behind, queue.waited(11.0)
+        answers = [await ask(gateway, receive)]
+        with gateway.shedder:
+            answers += [await ask(gateway, receive), await ask(gateway, receive, "/health/live")]
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        return answers
 
-    first, behind, idle = asyncio.run(scenario())
-    assert first == pytest.approx([n / 1000 for n in range(10)])
-    assert behind[:11] == pytest.approx([n * 0.0021 for n in range(11)])
-    assert behind[11:] == pytest.approx([0.021] * 9), "no longer than the turn before"
-    assert idle == 0
+    assert statuses(asyncio.run(scenario())) == [200, 503, 405]  # a POST, which liveness is not
 
 
 def test_every_answer_has_the_security_headers_and_a_trace(publisher: Any) -> None:
@@ -276,7 +283,7 @@ def test_limits_follow_the_configuration(publisher: Any) -> None:
                 mode="enforce",
                 sandbox_modes={"lab": "observe"},
                 max_batch=7,
-                max_queue_ms=40,
+                max_in_flight=40,
                 request_timeout_s=3,
                 containment_margin=0.5,
                 decision_log_share=0.25,
@@ -288,7 +295,7 @@ def test_limits_follow_the_configuration(publisher: Any) -> None:
     assert (rules.mode_of("any"), rules.mode_of("lab")) == ("enforce", "observe")
     assert (rules.containment_margin, rules.decision_log_share) == (0.5, 0.25)
     assert service.limits.max_batch == 7
-    assert (service.gateway.max_queue_s, service.gateway.timeout_s) == (0.04, 3)
+    assert (service.gateway.shedder.max_in_flight, service.gateway.timeout_s) == (40, 3)
     assert service.gateway.max_body == 100
 
 

@@ -103,7 +103,7 @@ def test_no_request_fails_during_reloads_and_answers_match_their_version(
 ) -> None:
     publisher.publish("v0")
     models = {n: publisher.model(float(n)) for n in range(1, 31)}
-    quick = {"DRL_SERVING__RELOAD_INTERVAL_S": "0.01", "DRL_SERVING__MAX_QUEUE_MS": "30000"}
+    quick = {"DRL_SERVING__RELOAD_INTERVAL_S": "0.01"}
     with start_service(publisher.settings.home_path, **quick) as run:
         base = run.client.post("/v1/decisions", json={**EVENT, "episode_id": "base"}).json()
         expected = np.array(base["q_values"])

@@ -164,8 +164,7 @@ def test_two_workers_count_every_request_once_and_survive_one_of_them(
     publisher: Any, start_service: Callable[..., Any]
 ) -> None:
     publisher.publish("v1")
-    patient = {"DRL_SERVING__WORKERS": "2", "DRL_SERVING__MAX_QUEUE_MS": "30000"}
-    with start_service(publisher.settings.home_path, **patient) as service:
+    with start_service(publisher.settings.home_path, DRL_SERVING__WORKERS="2") as service:
         base = str(service.client.base_url)
 
         def metric(name: str, **labels: str) -> float:

@@ -125,7 +125,6 @@ def monitored(
     environment = {
         "DRL_SERVING__WORKERS": "2",
         "DRL_SERVING__CHALLENGER": "v1",
-        "DRL_SERVING__MAX_QUEUE_MS": "30000",
     }
     with start_service(publisher.settings.home_path, **environment) as service:
         prometheus = Prometheus(folder, f"127.0.0.1:{service.client.base_url.port}")
