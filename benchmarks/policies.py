@@ -22,7 +22,7 @@ from benchmarks.training import regret
 from drl_assets.learning import trainer
 from drl_assets.learning.data.episodes import Episodes, Floats, from_experiences
 from drl_assets.learning.evaluation import baselines, evaluate, policies
-from drl_assets.learning.evaluation.bootstrap import Sessions
+from drl_assets.learning.evaluation.bootstrap import SessionBootstrap
 from drl_assets.learning.gates import oracle_mdps
 from drl_assets.sources.importer import read_events
 from drl_assets.tables import transforms
@@ -87,7 +87,7 @@ def table(frame: pl.DataFrame, folds: int, seeds: int, shown: bool) -> None:
                 for part, test in zip(parts, tests, strict=True)
             ]
             at_budget[name].append(float(np.mean([s for s in shares if s is not None])))
-    sessions, bad = Sessions(episodes.session), episodes.malicious
+    sessions, bad = SessionBootstrap(episodes.session), episodes.malicious
     every = np.ones(len(bad))
     print(
         f"\n{len(bad)} episodes, {int(bad.sum())} malicious, {len(sessions.names)} sessions; "

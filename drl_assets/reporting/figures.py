@@ -1,8 +1,8 @@
 """Every figure that is drawn, for the Dagster UI and for reports on files.
 
-Arrays and the table of `evaluation.table` come in, matplotlib figures come out; `views` puts them
-into metadata, `learning.report` into files. matplotlib is imported when one is drawn, not when the
-code location loads.
+Arrays and the table of `evaluate.evaluate_policies` come in, matplotlib figures come out;
+`metadata` puts them into the Dagster UI, `markdown` into files. matplotlib is imported when one is
+drawn, not when the code location loads.
 """
 
 import io

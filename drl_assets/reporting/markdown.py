@@ -1,7 +1,7 @@
 """The report of an evaluation: one Markdown file with its pictures beside it.
 
-The table of `evaluation.table` comes in; `report.md` and PNG files go out. The tables are those
-that the Dagster UI shows too.
+The table of `evaluate.evaluate_policies` comes in; `report.md` and PNG files go out. The Dagster
+UI shows the same tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -139,7 +139,7 @@ def write(
 
     Args:
         folder: made where it is missing; files of the same names are replaced.
-        result: from `evaluation.table`; `off_policy` is shown where it is there.
+        result: from `evaluate.evaluate_policies`; `off_policy` is shown where it is there.
         q_values: of the policy, for the timeline.
         episodes: that it was evaluated on.
         about: what reproduces it: command, seed, model version, commit and so on.

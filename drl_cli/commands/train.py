@@ -140,7 +140,9 @@ def evaluate(
         )
     q_values = policies.onnx_q(onnx_export.session(release.model))
     tuned, missing = _tuned_baselines(bundle, release)
-    result = evaluation.table(policies.greedy(q_values), episodes, tuned, costs, seed, q_values)
+    result = evaluation.evaluate_policies(
+        policies.greedy(q_values), episodes, tuned, costs, seed, q_values
+    )
     result["notes"] += missing
     result["off_policy"] = off_policy.estimate(frame, q_values, costs, seed)
     about = {

@@ -56,7 +56,7 @@ def published_model(
     import json
 
     from drl_assets.learning.export import release
-    from drl_assets.learning.gates import release_gates
+    from drl_assets.learning.gates import verdicts
     from drl_assets.learning.learners import checkpoint
     from drl_core.release.signing_keys import signing_key
 
@@ -66,7 +66,7 @@ def published_model(
     manifest = release.manifest(
         checkpoint.load(path),
         path,
-        evaluation={**evaluation, "gates": release_gates.recorded(project.gates_path(version))},
+        evaluation={**evaluation, "gates": verdicts.recorded(project.gates_path(version))},
         run_id=context.run.run_id,
         commit=git_commit(),
     )

@@ -3,29 +3,10 @@
 import dagster as dg
 
 from drl_assets.defs.experiences.selection import held_out_episodes
-from drl_assets.defs.gate_results import reported
+from drl_assets.defs.gate_results import checks_of
 from drl_assets.defs.resources import Project, latest_version
 
-
-@dg.asset_check(asset="onnx_model", blocking=True)
-def onnx_parity(context: dg.AssetCheckExecutionContext, project: Project) -> dg.AssetCheckResult:
-    """On 65,536 states ONNX Runtime agrees with torch and numpy, and no best action flips."""
-    from drl_assets.learning.export import onnx_export
-    from drl_assets.learning.gates.release_gates import Verdict
-    from drl_assets.learning.learners import checkpoint
-
-    version = latest_version(context.instance, "onnx_model")
-    network = checkpoint.load(project.checkpoint_path(version)).network()
-    found = onnx_export.parity(network, project.onnx_path(version).read_bytes())
-    agree = found["q_error"] <= 1e-5 and found["feature_error"] <= 1e-6
-    verdict = Verdict(
-        "onnx_parity",
-        agree and found["argmax_flips"] == 0,
-        f"Q-values differ by {found['q_error']:.1e} at most, {found['argmax_flips']} of "
-        f"{found['states']} best actions flip",
-        figures=dict(found),
-    )
-    return reported(project, version, verdict)
+release_gates = checks_of("onnx_model")
 
 
 @dg.asset_check(asset="published_model", blocking=True)

@@ -87,7 +87,7 @@ def policy_evaluation(
     episodes = from_experiences(rows)
     champion = policies.onnx_policy(onnx_export.session(released.model)) if released else None
     q_values = policies.network_q(trained.network())
-    result = evaluate.table(
+    result = evaluate.evaluate_policies(
         policies.greedy(q_values),
         episodes,
         trained.baselines,

@@ -1,4 +1,4 @@
-"""Intervals: whole sessions resampled, and the exact interval of a share.
+"""Bootstrap confidence intervals, clustered by session, and the exact interval of a share.
 
 Episodes of one session resemble each other, so sessions are what is drawn (a clustered bootstrap).
 Per-episode numerators and denominators come in, 95 % intervals come out, None where fewer than two
@@ -14,8 +14,8 @@ DRAWS = 1000
 Interval = list[float] | None
 
 
-class Sessions:
-    """Sessions of E episodes, drawn with replacement DRAWS times.
+class SessionBootstrap:
+    """Clustered bootstrap: the sessions of E episodes, drawn with replacement DRAWS times.
 
     Attributes:
         names: [S] the sessions.
@@ -45,7 +45,7 @@ class Sessions:
         return quantiles(above[below > 0] / below[below > 0])
 
     def containment_at(self, score: Floats, malicious: Bools, budget: float) -> Interval:
-        """Interval of `evaluation.containment_at`, the margin found anew in every draw."""
+        """Interval of `evaluate.containment_at`, the margin found anew in every draw."""
         if min(self.having(malicious), self.having(~malicious)) < 2:
             return None
         benign = np.flatnonzero(~malicious)[np.argsort(-score[~malicious], kind="stable")]
@@ -65,7 +65,7 @@ class Sessions:
 
 def session_bootstrap(values: Floats, session: list[str], seed: int = 0) -> Interval:
     """95 % interval of a mean over episodes, whole sessions resampled; None with fewer than two."""
-    return Sessions(session, seed).ratio(values, np.ones(len(values)))
+    return SessionBootstrap(session, seed).ratio(values, np.ones(len(values)))
 
 
 def clopper_pearson(hits: int, of: int) -> Interval:

@@ -1,8 +1,8 @@
-"""Evaluation on recorded episodes: policies side by side, in the terms of the people who run them.
+"""Policy evaluation by replay of recorded episodes: policies side by side, with intervals.
 
 `simulate` plays a policy over every episode, `metrics` sums up, `intervals` says how sure that is,
-and `table` puts the served policy beside its baselines. Evaluation never trains: baselines come in
-tuned (`baselines.tune`).
+and `evaluate_policies` puts the served policy beside its baselines. Evaluation never trains:
+baselines come in tuned (`baselines.tune`).
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import numpy as np
 from drl_assets.learning.data.environment import LockstepReplay
 from drl_assets.learning.data.episodes import Bools, Episodes, Floats, Ints
 from drl_assets.learning.evaluation import bootstrap, curves
-from drl_assets.learning.evaluation.bootstrap import Interval, Sessions, session_bootstrap
+from drl_assets.learning.evaluation.bootstrap import Interval, SessionBootstrap, session_bootstrap
 from drl_assets.learning.evaluation.policies import (
     Policy,
     QValues,
@@ -38,6 +38,7 @@ __all__ = [
     "always_terminate",
     "clairvoyant",
     "containment_at",
+    "evaluate_policies",
     "intervals",
     "metrics",
     "network_policy",
@@ -46,7 +47,6 @@ __all__ = [
     "random_policy",
     "session_bootstrap",
     "simulate",
-    "table",
 ]
 
 GAMMA = 0.99
@@ -170,7 +170,7 @@ def containment_at(score: Floats, malicious: Bools, budget: float) -> float | No
 
 
 def intervals(
-    played: Played, episodes: Episodes, seed: int = 0, sessions: Sessions | None = None
+    played: Played, episodes: Episodes, seed: int = 0, sessions: SessionBootstrap | None = None
 ) -> dict[str, Interval]:
     """95 % intervals of the figures of `metrics`: whole sessions resampled.
 
@@ -178,7 +178,7 @@ def intervals(
     independent; `benign_interruption_by_session` resamples sessions. None where fewer than two
     sessions have such episodes.
     """
-    sessions = sessions or Sessions(episodes.session, seed)
+    sessions = sessions or SessionBootstrap(episodes.session, seed)
     ratios = _ratios(played, episodes.malicious)
     found = {name: sessions.ratio(above, below) for name, (above, below) in ratios.items()}
     hits, benign = (int(x.sum()) for x in ratios["benign_interruption"])
@@ -190,7 +190,7 @@ def intervals(
     }
 
 
-def table(
+def evaluate_policies(
     served: Policy,
     episodes: Episodes,
     baselines: dict[str, Any],
@@ -223,7 +223,7 @@ def table(
     if champion is not None:
         policies["champion"] = champion
     played = {name: simulate(policy, episodes, costs) for name, policy in policies.items()}
-    sessions, malicious = Sessions(episodes.session, seed), episodes.malicious
+    sessions, malicious = SessionBootstrap(episodes.session, seed), episodes.malicious
     ours, every = played["drl"].returns, np.ones(len(episodes))
     others = {name: ours - one.returns for name, one in played.items() if name != "drl"}
     scoring = {name: played[name] for name in ("drl", *baselines)}
@@ -289,7 +289,7 @@ def _groups(
         of = np.flatnonzero(group == name)
         part = episodes.select(of)
         within = {policy: _only(one, of) for policy, one in played.items()}
-        drawn = Sessions(part.session, seed)
+        drawn = SessionBootstrap(part.session, seed)
         found[str(name)] = {
             "episodes": len(part),
             "malicious": int(part.malicious.sum()),
@@ -302,7 +302,7 @@ def _groups(
 
 
 def _paired(
-    played: dict[str, Played], malicious: Bools, sessions: Sessions
+    played: dict[str, Played], malicious: Bools, sessions: SessionBootstrap
 ) -> dict[str, dict[str, Any]] | None:
     """Ours minus the champion's, episode by episode, of the figures that the gates compare."""
     if "champion" not in played:
@@ -327,7 +327,7 @@ def _only(played: Played, of: Ints) -> Played:
     )
 
 
-def _sessions(sessions: Sessions, episodes: Episodes, ours: Played) -> list[dict[str, Any]]:
+def _sessions(sessions: SessionBootstrap, episodes: Episodes, ours: Played) -> list[dict[str, Any]]:
     """Every session with its source, its episodes and our mean return."""
     found = []
     for at, name in enumerate(sessions.names):

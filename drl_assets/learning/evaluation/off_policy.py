@@ -16,7 +16,7 @@ import polars as pl
 from drl_assets.learning.data.environment import LockstepReplay
 from drl_assets.learning.data.episodes import Bools, Episodes, Floats, Ints, from_experiences
 from drl_assets.learning.evaluation import bootstrap
-from drl_assets.learning.evaluation.bootstrap import Sessions
+from drl_assets.learning.evaluation.bootstrap import SessionBootstrap
 from drl_assets.learning.evaluation.policies import QValues
 from drl_core.policy import reward
 from drl_core.policy.actions import TERMINAL, Action, allowed
@@ -132,7 +132,7 @@ def estimates(log: Log, session: list[str], seed: int = 0) -> dict[str, Any]:
         "importance_sampling": _per_episode(weight * discounted, log),
         "doubly_robust": _doubly_robust(log, ratio),
     }
-    sessions, every = Sessions(session, seed), np.ones(len(session))
+    sessions, every = SessionBootstrap(session, seed), np.ones(len(session))
     weighted, interval = _weighted(log, weight, discounted, sessions)
     support = {action.label: _support(log, wanted, action) for action in Action}
     return {
@@ -170,7 +170,7 @@ def _doubly_robust(log: Log, ratio: Floats) -> Floats:
 
 
 def _weighted(
-    log: Log, weight: Floats, discounted: Floats, sessions: Sessions
+    log: Log, weight: Floats, discounted: Floats, sessions: SessionBootstrap
 ) -> tuple[float | None, bootstrap.Interval]:
     """Weights are normalised at each time; an episode that has ended keeps its last one."""
     horizon, size = int(log.lengths.max(initial=0)), len(sessions.names)

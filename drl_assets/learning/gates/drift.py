@@ -1,4 +1,4 @@
-"""How far new telemetry is from what the champion learned from, feature by feature and together.
+"""Drift (PSI, Kolmogorov-Smirnov, MMD) of new telemetry from what the champion learned from.
 
 States [N, 30] of the champion's replay and [M, 30] of the new rows come in; distances come out. New
 telemetry is a reason to train, so distance is a warning; what refuses a challenger is only what no
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from drl_assets.learning.data.episodes import Floats
-from drl_assets.learning.gates.release_gates import Verdict
-from drl_core.policy.features import FEATURES
+from drl_assets.learning.data.replay_buffer import Columns
+from drl_assets.learning.gates.verdicts import Verdict
+from drl_core.policy.features import FEATURE_COUNT, FEATURES
 from drl_core.settings import Gates
 
 BINS = 10
@@ -33,6 +35,19 @@ class Drift:
     """Feature -> greatest distance of the two distribution functions, 0..1."""
     mmd: float
     """Squared maximum mean discrepancy of all features together; about 0 where alike."""
+
+
+def learned_states(replay: Columns) -> States:
+    """States [N, 30] of a checkpoint's replay, at the recording's own isolation level."""
+    states: States = replay["state"]
+    return states[:, 0] if states.ndim == 3 else states
+
+
+def states_of(experiences: pl.DataFrame | None) -> States:
+    """States [M, 30] of experiences; no rows where there are none."""
+    if experiences is None:
+        return np.empty((0, FEATURE_COUNT))
+    return experiences["state"].to_numpy().reshape(-1, FEATURE_COUNT)
 
 
 def measure(reference: States, new: States, seed: int = 0) -> Drift:
@@ -118,13 +133,12 @@ def drift_within_bounds(reference: States | None, new: States, bounds: Gates) ->
         new: states [M, 30] that only the challenger learned from.
         bounds: the gates' section of the configuration.
     """
-    name = "drift_within_bounds"
     if wrong := impossible(new):
-        return Verdict(name, False, "; ".join(wrong))
+        return Verdict(False, "; ".join(wrong))
     if reference is None or not len(reference):
-        return Verdict(name, True, "does not apply: there is no champion to differ from")
+        return Verdict(True, "does not apply: there is no champion to differ from")
     if not len(new):
-        return Verdict(name, True, "no rows are new to the champion")
+        return Verdict(True, "no rows are new to the champion")
     found = measure(reference, new)
     far = {
         feature: (found.psi[feature], found.ks[feature])
@@ -134,7 +148,7 @@ def drift_within_bounds(reference: States | None, new: States, bounds: Gates) ->
     figures = {"psi": found.psi, "ks": found.ks, "mmd": found.mmd, "new_rows": len(new)}
     reason = f"{len(far)} of {len(FEATURES)} features have drifted (MMD {found.mmd:.3f})"
     if not far:
-        return Verdict(name, True, reason, figures=figures)
+        return Verdict(True, reason, figures=figures)
     worst = sorted(far, key=lambda feature: -far[feature][0])[:5]
     parts = [f"{one} (PSI {far[one][0]:.2f}, KS {far[one][1]:.2f})" for one in worst]
-    return Verdict(name, False, f"{reason}, most of all {', '.join(parts)}", "WARN", figures)
+    return Verdict(False, f"{reason}, most of all {', '.join(parts)}", "WARN", figures)

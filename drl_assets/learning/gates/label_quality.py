@@ -1,4 +1,4 @@
-"""Whether new labels can be believed: what the champion, which has not learned them, says of them.
+"""Data-poisoning check: does the champion, which has not learned the new labels, contradict them?
 
 Rows with their labels and the champion's network come in, a verdict comes out. Labels that are the
 champion's opinion turned round are poisoned or mixed up, and a challenger that learned them is
@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from scipy.special import expit
 
 from drl_assets.learning.data.episodes import Bools, Floats
 from drl_assets.learning.data.replay_buffer import Columns
 from drl_assets.learning.data.trajectories import starts
-from drl_assets.learning.evaluation.bootstrap import Interval, Sessions, quantiles
-from drl_assets.learning.gates.release_gates import Verdict
+from drl_assets.learning.evaluation.bootstrap import Interval, SessionBootstrap, quantiles
+from drl_assets.learning.gates.verdicts import Verdict
+from drl_assets.learning.learners.checkpoint import Checkpoint
 from drl_assets.learning.learners.networks import PosteriorQNetwork
 from drl_core.settings import Gates
 
@@ -37,6 +39,25 @@ class Opinion:
     """Mean log-loss of the label over the windows, in nats."""
     malicious: Bools
     session: list[str]
+
+
+def opinions(champion: Checkpoint, new: pl.DataFrame) -> tuple[Opinion, Opinion]:
+    """The champion's opinion of its own replay, and of experiences that are new to it.
+
+    Raises:
+        TypeError: its network has no posterior of malice.
+    """
+    network = champion.network()
+    if not isinstance(network, PosteriorQNetwork):
+        raise TypeError(f"{champion.algorithm.title} has no posterior of malice to be asked for")
+    of_new = of_rows(
+        network,
+        new["state"].to_numpy(),
+        new["is_malicious"].to_numpy(),
+        new["session_id"].to_list(),
+        new["episode_start"].to_numpy(),
+    )
+    return of_replay(network, champion.replay), of_new
 
 
 def of_rows(
@@ -113,7 +134,7 @@ def area_under_curve(score: Floats, malicious: Bools, weight: Floats | None = No
 
 def auc_interval(of: Opinion, seed: int = 0) -> Interval:
     """95 % interval, whole sessions resampled; None with fewer than two sessions of a class."""
-    sessions = Sessions(of.session, seed)
+    sessions = SessionBootstrap(of.session, seed)
     if min(sessions.having(of.malicious), sessions.having(~of.malicious)) < 2:
         return None
     drawn = [
@@ -131,7 +152,6 @@ def labels_consistent(own: Opinion, new: Opinion, bounds: Gates) -> Verdict:
         new: its opinion of the rows that only the challenger learned from.
         bounds: the gates' section of the configuration.
     """
-    name = "labels_consistent"
     known, found = auc_interval(own), auc_interval(new)
     worst = _most_surprising(new)
     figures: dict[str, Any] = {
@@ -151,24 +171,24 @@ def labels_consistent(own: Opinion, new: Opinion, bounds: Gates) -> Verdict:
             f"[{found[0]:.2f}, {found[1]:.2f}], {figures['auc_left_out']:.2f} on left-out ones of "
             f"its own: turned round? Look at {sessions}"
         )
-        return Verdict(name, False, reason, figures=figures)
-    beyond = Sessions(new.session).ratio(new.surprise, np.ones(len(new.surprise)))
+        return Verdict(False, reason, figures=figures)
+    beyond = SessionBootstrap(new.session).ratio(new.surprise, np.ones(len(new.surprise)))
     if beyond and beyond[0] > own.surprise.mean() + bounds.label_surprise:
         reason = (
             f"log-loss {new.surprise.mean():.2f} on the new labels, {own.surprise.mean():.2f} on "
             f"left-out ones of the champion's own: new behaviour, or wrong labels in {sessions}"
         )
-        return Verdict(name, False, reason, "WARN", figures)
+        return Verdict(False, reason, "WARN", figures)
     if found is None:
         reason = "fewer than two new sessions of a class: turned labels would not be seen"
-        return Verdict(name, False, reason, "WARN", figures)
+        return Verdict(False, reason, "WARN", figures)
     reason = f"the champion's AUC on the new labels is {figures['auc_on_new_labels']:.2f}"
-    return Verdict(name, True, reason, figures=figures)
+    return Verdict(True, reason, figures=figures)
 
 
 def _most_surprising(of: Opinion) -> list[str]:
     """Sessions of the highest mean log-loss, the worst first."""
-    sessions = Sessions(of.session)
+    sessions = SessionBootstrap(of.session)
     sums = np.bincount(sessions.member, weights=of.surprise)
     mean = sums / np.bincount(sessions.member)
     return [sessions.names[at] for at in np.argsort(-mean, kind="stable")[:NAMED]]

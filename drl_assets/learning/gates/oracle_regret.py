@@ -1,6 +1,6 @@
-"""The learner on probation: what it makes of generators whose optimum is known.
+"""Regret of the learner on generators whose optimum is known.
 
-A challenger's hyper-parameters come in, its regret on `oracles.G1` and `G2` comes out. What it
+A challenger's hyper-parameters come in, its regret on `oracle_mdps.G1` and `G2` comes out. What it
 stands for is the learner, its code and configuration, so the answer is kept under their hash and
 paid for once, not at every release.
 """
@@ -19,6 +19,7 @@ import torch
 from drl_assets.learning.data import trajectories
 from drl_assets.learning.data.episodes import Ints
 from drl_assets.learning.gates import oracle_mdps
+from drl_assets.learning.gates.verdicts import Verdict
 from drl_assets.learning.learners import (
     calibration,
     cross_fitting,
@@ -27,9 +28,11 @@ from drl_assets.learning.learners import (
     mlp_ensemble,
     networks,
 )
+from drl_assets.learning.learners.checkpoint import Checkpoint
 from drl_assets.learning.learners.fitted_q import FittedConfig
 from drl_assets.learning.learners.model_selection import Candidate
 from drl_core.files import write_atomically
+from drl_core.settings import Gates
 
 TRAJECTORIES = 1_000
 STEPS = 1_500
@@ -49,11 +52,30 @@ MODULES = (
 )
 
 
+def regret_within_bounds(shares: Mapping[str, float], bounds: Gates) -> Verdict:
+    """On each generator the learner's regret, a share of always-monitor's, is within its bound.
+
+    Args:
+        shares: generator -> regret, see `regrets`.
+        bounds: the gates' section of the configuration.
+    """
+    figures = {f"regret_share_{oracle}": share for oracle, share in shares.items()}
+    text = ", ".join(f"{oracle} {share:.1%}" for oracle, share in shares.items())
+    reason = f"regret as a share of always-monitor's: {text}; {bounds.oracle_regret:.0%} allowed"
+    passed = all(share <= bounds.oracle_regret for share in shares.values())
+    return Verdict(passed, reason, figures=figures)
+
+
+def regrets_of(challenger: Checkpoint, cache: Path | None = None) -> dict[str, float]:
+    """The regrets of the learner that trained a checkpoint."""
+    return regrets(learner(challenger.hyperparameters), challenger.hidden_layers, cache)
+
+
 def learner(hyperparameters: Mapping[str, Any]) -> FittedConfig:
-    """The challenger's configuration as it is put on probation.
+    """The challenger's configuration as it is tried on the generators.
 
     The regularisation is an answer to its recordings, not a trait of the learner, so on other data
-    the default one stands in; the number of steps is that of the probation.
+    the default one stands in; the number of steps is that of the trial.
     """
     known = {
         one.name: hyperparameters[one.name]

@@ -303,7 +303,7 @@ def test_a_policy_that_only_watches_comes_first_but_replaces_no_champion(
         for name in ("oracle_regret", "labels_consistent"):
             found = checks_of(second)[name]
             assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
-            assert found.description == "not applicable to the report's preset"
+            assert found.description == "not applicable to the report's DQN"
 
 
 def test_a_challenger_that_is_better_replaces_a_champion_that_has_seen_little(

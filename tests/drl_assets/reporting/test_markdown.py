@@ -27,7 +27,7 @@ PICTURES = {
 @pytest.fixture(scope="module")
 def result(episodes: Episodes) -> dict[str, Any]:
     rule = {"threshold_rule": baselines._threshold_rule(_rows(episodes))}
-    return evaluate.table(policies.greedy(Q_VALUES), episodes, rule)
+    return evaluate.evaluate_policies(policies.greedy(Q_VALUES), episodes, rule)
 
 
 def _rows(episodes: Episodes) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def test_the_report_has_tables_pictures_and_what_reproduces_it(
 @pytest.mark.parametrize("kinds", ["m", "b", "mm", "bb", "mb"])
 def test_a_report_can_be_written_of_any_episodes(tmp_path: Path, kinds: str) -> None:
     episodes = make(kinds, windows=2)
-    table = evaluate.table(policies.greedy(Q_VALUES), episodes, {})
+    table = evaluate.evaluate_policies(policies.greedy(Q_VALUES), episodes, {})
     json.dumps(table, allow_nan=False)
     path = markdown.write(tmp_path, table, Q_VALUES, episodes, {"model_version": "v"})
     assert "nan" not in path.read_text()

@@ -11,7 +11,7 @@ from drl_assets.learning.data.environment import LockstepReplay
 from drl_assets.learning.data.episodes import Episodes
 from drl_assets.learning.evaluation import curves, evaluate
 from drl_assets.learning.evaluation.baselines import tune
-from drl_assets.learning.evaluation.bootstrap import Sessions
+from drl_assets.learning.evaluation.bootstrap import SessionBootstrap
 from drl_assets.learning.evaluation.evaluate import Played, containment_at, metrics, simulate
 from drl_assets.learning.export import attack_patterns, onnx_export
 from drl_assets.learning.learners.networks import QNetwork, seeded_network
@@ -100,7 +100,10 @@ def test_without_one_of_the_classes_a_figure_is_none_not_zero() -> None:
     missing = ("containment", "time_to_containment_s", "damage_prevented", "containment_at_1pct")
     assert [got[name] for name in missing] == [None] * 4
     nobody = benign.select(np.empty(0, dtype=np.int64))
-    assert evaluate.table(evaluate.never_act, nobody, {})["policies"]["drl"]["utility"] is None
+    assert (
+        evaluate.evaluate_policies(evaluate.never_act, nobody, {})["policies"]["drl"]["utility"]
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,14 +176,14 @@ def test_the_bootstrap_is_over_sessions_and_silent_with_one() -> None:
 def test_the_table_holds_every_policy_with_intervals(episodes: Episodes) -> None:
     baselines = tune(trajectories.rows_of(episodes, np.random.default_rng(0), DEFAULT_COSTS))
     network = seeded_network([16], 0)
-    table = evaluate.table(evaluate.network_policy(network), episodes, baselines)
+    table = evaluate.evaluate_policies(evaluate.network_policy(network), episodes, baselines)
     names = {"never_act", "always_terminate", "random", "drl", "clairvoyant", *baselines}
     assert set(table["policies"]) == set(table["intervals"]) == names
     assert set(table["advantage"]) == names - {"drl"}
     assert (table["episodes"], table["sessions"]) == (24, 20)
     best = table["policies"]["clairvoyant"]["utility"]
     assert all(row["utility"] <= best for row in table["policies"].values())
-    again = evaluate.table(evaluate.network_policy(network), episodes, baselines)
+    again = evaluate.evaluate_policies(evaluate.network_policy(network), episodes, baselines)
     assert again == table
 
 
@@ -219,7 +222,9 @@ def test_a_pattern_is_kept_of_every_contained_malicious_episode() -> None:
 
 
 def test_every_figure_has_an_interval_that_holds_it(episodes: Episodes) -> None:
-    table = evaluate.table(evaluate.network_policy(seeded_network([16], 0)), episodes, {})
+    table = evaluate.evaluate_policies(
+        evaluate.network_policy(seeded_network([16], 0)), episodes, {}
+    )
     for name, figures in table["policies"].items():
         for key, value in figures.items():
             interval = table["intervals"][name][key]
@@ -240,7 +245,7 @@ def test_the_interval_of_containment_at_1pct_is_that_of_resampled_episodes(
     """With every episode its own session, against drawing the episodes themselves."""
     score = np.array([*benign, *malicious], dtype=np.float64)
     kind = np.arange(len(score)) >= len(benign)
-    sessions = Sessions([f"s{n:04d}" for n in range(len(score))], seed)
+    sessions = SessionBootstrap([f"s{n:04d}" for n in range(len(score))], seed)
     found = []
     for counts in sessions.counts:
         drawn = np.repeat(np.arange(len(score)), counts)
@@ -251,7 +256,7 @@ def test_the_interval_of_containment_at_1pct_is_that_of_resampled_episodes(
 
 
 def test_groups_cut_the_table_by_attack_type_and_by_source(episodes: Episodes) -> None:
-    table = evaluate.table(evaluate.never_act, episodes, {})
+    table = evaluate.evaluate_policies(evaluate.never_act, episodes, {})
     groups = table["per_attack_type"]
     assert set(groups) == set(episodes.attack_type)
     assert sum(one["episodes"] for one in groups.values()) == len(episodes)
@@ -264,7 +269,7 @@ def test_groups_cut_the_table_by_attack_type_and_by_source(episodes: Episodes) -
 
 def test_the_cost_curve_is_that_of_simulated_margins(episodes: Episodes) -> None:
     network = evaluate.network_policy(seeded_network([16], 0))
-    curve = evaluate.table(network, episodes, {})["cost_curve"]["drl"]
+    curve = evaluate.evaluate_policies(network, episodes, {})["cost_curve"]["drl"]
     for margin, utility, containment, interruption in list(zip(*curve.values(), strict=True))[::9]:
 
         def swept(replay: LockstepReplay) -> tuple[evaluate.Ints, evaluate.Floats]:

@@ -1,281 +1,132 @@
-"""The gates on figures made by hand: what each refuses, lets through, and says."""
+"""The table of release gates: complete, light to import, each judging what it needs alone."""
 
+import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from drl_assets.learning.data.episodes import Episodes
-from drl_assets.learning.evaluation import evaluate
-from drl_assets.learning.evaluation.bootstrap import clopper_pearson
-from drl_assets.learning.gates import oracle_regret, release_gates
-from drl_assets.learning.gates.oracle_mdps import G1, G2
-from drl_assets.learning.gates.release_gates import Verdict
-from drl_assets.learning.learners.fitted_q import FittedConfig
+from drl_assets.learning.gates.release_gates import GATES, Gate
+from drl_assets.learning.gates.verdicts import Verdict
+from drl_assets.learning.learners.checkpoint import Checkpoint
+from drl_assets.learning.learners.networks import PosteriorQNetwork, seeded_network
 from drl_core.settings import Gates
+from tests.drl_assets.learning.gates.test_evaluation_gates import table
+from tests.drl_assets.learning.small import saved
 
-BOUNDS = Gates()
-Pair = dict[str, Any]
+REPORT = saved(seeded_network([8], 0), {})
+NEW = pl.DataFrame(
+    {"state": [[0.5] * 30], "is_malicious": [True]},
+    schema={"state": pl.Array(pl.Float32, 30), "is_malicious": pl.Boolean},
+)
 
 
-def pair(mean: float, half: float | None = 0.02) -> Pair:
-    return {"mean": mean, "interval": None if half is None else [mean - half, mean + half]}
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """Evidence made by hand; what is not given must not be read."""
+
+    bounds: Gates = dataclasses.field(default_factory=Gates)
+    cache: Path = Path("unused")
+    given: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        return self.given[name]
 
 
-def table(
-    *,
-    champion: dict[str, Pair] | None = None,
-    types: dict[str, tuple[int, Pair]] | None = None,
-    interrupted: int = 0,
-    benign: int = 1000,
-    review: float = 0.1,
-    advantage: dict[str, Pair] | None = None,
-) -> dict[str, Any]:
-    """An evaluation's table with the parts that gates read."""
-    over = {"never_act": pair(1.0), "always_terminate": pair(2.0), **(advantage or {})}
-    ours = {"benign_interruption": interrupted / benign, "review_load": review}
-    against = None
-    if champion is not None:
-        level = pair(0.0)
-        against = {"utility": level, "benign_interruption": level, "review_load": level, **champion}
-    return {
-        "episodes": 2 * benign,
-        "malicious": benign,
-        "sessions": 20,
-        "policies": {"drl": ours} | ({"champion": ours} if against else {}),
-        "intervals": {
-            "drl": {
-                "benign_interruption": clopper_pearson(interrupted, benign),
-                "review_load": [max(review - 0.05, 0.0), review + 0.05],
-            }
-        },
-        "advantage": {name: one["interval"] for name, one in over.items()},
-        "advantage_mean": {name: one["mean"] for name, one in over.items()},
-        "against_champion": against,
-        "per_attack_type": {
-            kind: {"sessions": sessions, "against_champion": {"utility": found}}
-            for kind, (sessions, found) in (types or {}).items()
-        },
+def judge(name: str, **given: Any) -> Verdict:
+    return gate(name).judge(Shown(given=given))
+
+
+def gate(name: str) -> Gate:
+    (found,) = (one for one in GATES if one.name == name)
+    return found
+
+
+def test_every_gate_has_a_name_of_its_own_and_says_what_it_holds() -> None:
+    assert len({one.name for one in GATES}) == len(GATES)
+    assert all(one.description.strip() for one in GATES)
+    assert {one.asset for one in GATES} == {
+        "trained_checkpoint",
+        "policy_evaluation",
+        "onnx_model",
     }
 
 
-def test_the_champion_is_compared_on_the_same_episodes_overall_and_by_type(
-    episodes: Episodes,
-) -> None:
-    found = evaluate.table(evaluate.always_terminate, episodes, {}, champion=evaluate.never_act)
-    against = found["against_champion"]
-    assert against["utility"]["mean"] == pytest.approx(found["advantage_mean"]["never_act"])
-    assert against["utility"]["interval"] == pytest.approx(found["advantage"]["never_act"])
-    assert against["benign_interruption"] == {"mean": 1.0, "interval": [1.0, 1.0]}
-    assert against["review_load"] == {"mean": 0.0, "interval": [0.0, 0.0]}
-    parts = found["per_attack_type"].values()
-    total = sum(one["against_champion"]["utility"]["mean"] * one["episodes"] for one in parts)
-    assert total / len(episodes) == pytest.approx(against["utility"]["mean"])
-    alone = evaluate.table(evaluate.always_terminate, episodes, {})
-    assert alone["against_champion"] is None
-    assert "champion" not in alone["policies"]
-
-
-def test_without_a_champion_there_is_nothing_to_be_worse_than() -> None:
-    verdict = release_gates.not_worse_than_champion(table(), BOUNDS)
-    assert verdict.passed
-    assert "no champion" in verdict.reason
-
-
-@given(st.floats(-1, 1), st.floats(0, 1))
-def test_a_challenger_passes_where_the_lower_bound_is_above_minus_delta(
-    mean: float, half: float
-) -> None:
-    found = table(champion={"utility": pair(mean, half)})
-    verdict = release_gates.not_worse_than_champion(found, BOUNDS)
-    assert verdict.passed == (mean - half > -BOUNDS.delta)
-    assert verdict.severity == "ERROR"
-
-
-def test_what_is_worse_and_what_is_merely_not_shown_are_told_apart() -> None:
-    worse, unsure = (
-        release_gates.not_worse_than_champion(table(champion={"utility": pair(-1.0, half)}), BOUNDS)
-        for half in (0.5, 2.0)
+def test_the_table_is_imported_without_libraries_of_learning() -> None:
+    program = (
+        "import sys; from drl_assets.learning.gates.release_gates import GATES;"
+        "print(len(GATES), {'torch', 'polars', 'onnx', 'scipy', 'sklearn'} & set(sys.modules))"
     )
-    assert "overall: worse" in worse.reason
-    assert "overall: not shown to be no worse" in unsure.reason
-
-
-def test_a_type_is_judged_only_where_enough_sessions_tell_of_it() -> None:
-    bad = pair(-3.0)
-    for sessions, passes in ((BOUNDS.type_sessions, False), (BOUNDS.type_sessions - 1, True)):
-        found = table(champion={}, types={"ransomware": (sessions, bad), "benign": (20, pair(0))})
-        verdict = release_gates.not_worse_than_champion(found, BOUNDS)
-        assert verdict.passed is passes
-        assert verdict.figures["types"]["ransomware"]["mean"] == -3.0
-    assert verdict.figures["judged_types"] == ["benign"]
-
-
-def test_one_held_out_session_replaces_no_champion() -> None:
-    found = table(champion={"utility": pair(5.0, None)})
-    verdict = release_gates.not_worse_than_champion(found, BOUNDS)
-    assert (verdict.passed, verdict.severity) == (False, "ERROR")
-    assert "too few" in verdict.reason
-
-
-@given(st.integers(0, 400), st.integers(1, 3000))
-def test_interruption_is_within_budget_where_its_exact_bound_is(hits: int, benign: int) -> None:
-    hits = min(hits, benign)
-    interval = clopper_pearson(hits, benign)
-    assert interval is not None
-    verdict = release_gates.interruption_within_budget(
-        table(interrupted=hits, benign=benign), BOUNDS
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert verdict.passed == (interval[1] <= BOUNDS.interruption_budget)
-    if not verdict.passed:
-        assert verdict.severity == "WARN"  # nothing serves yet
-
-
-def test_beside_a_champion_too_many_interruptions_refuse() -> None:
-    more, as_many = (
-        release_gates.interruption_within_budget(
-            table(interrupted=40, champion={"benign_interruption": pair(mean)}), BOUNDS
-        )
-        for mean in (0.01, 0.0)
-    )
-    assert (more.passed, more.severity) == (False, "ERROR")
-    assert as_many.passed
-
-
-@given(st.floats(0.001, 0.5))
-def test_the_number_of_benign_episodes_that_is_asked_for_is_enough_and_one_less_is_not(
-    budget: float,
-) -> None:
-    bounds = Gates(interruption_budget=budget)
-    champion = {"benign_interruption": pair(0.01)}
-    short = release_gates.interruption_within_budget(table(benign=2, champion=champion), bounds)
-    if short.passed:
-        return
-    needed = short.figures["benign_needed"]
-    assert short.severity == "WARN"
-    assert str(needed) in short.reason
-    assert release_gates.interruption_within_budget(table(benign=needed), bounds).passed
-    assert not release_gates.interruption_within_budget(table(benign=needed - 1), bounds).passed
-
-
-def test_no_benign_episode_at_all_is_a_warning() -> None:
-    found = table()
-    found["malicious"] = found["episodes"]
-    found["policies"]["drl"]["benign_interruption"] = None
-    found["intervals"]["drl"]["benign_interruption"] = None
-    verdict = release_gates.interruption_within_budget(found, BOUNDS)
-    assert (verdict.passed, verdict.severity) == (False, "WARN")
-
-
-BASELINES = {
-    "threshold_rule": {"utility": -2.0, "folds": 0},
-    "gradient_boosting": {"utility": 0.0, "folds": 0},
-    "logistic_regression": {"utility": -1.0, "folds": 3},
-    "report_dqn": {},
-}
-
-
-def test_the_supervised_baseline_is_chosen_by_its_tuning_and_not_by_the_held_out_episodes() -> None:
-    over = {
-        "threshold_rule": pair(-9.0),  # would be the best here, by luck
-        "logistic_regression": pair(0.5),
-        "gradient_boosting": pair(-9.0),  # its utility is of the rows that it was fitted on
-    }
-    verdict = release_gates.not_worse_than_supervised(table(advantage=over), BASELINES, BOUNDS)
-    assert verdict.passed
-    assert verdict.figures["best"] == "logistic_regression"
-
-
-@pytest.mark.parametrize(("champion", "severity"), [(None, "WARN"), ({}, "ERROR")])
-def test_worse_than_the_best_supervised_baseline_refuses_beside_a_champion(
-    champion: dict[str, Pair] | None, severity: str
-) -> None:
-    for mean, half, passed in ((-1.0, 0.5, False), (-1.0, 1.5, True), (0.2, 0.1, True)):
-        found = table(champion=champion, advantage={"logistic_regression": pair(mean, half)})
-        verdict = release_gates.not_worse_than_supervised(found, BASELINES, BOUNDS)
-        assert (verdict.passed, verdict.severity) == (passed, severity)
-
-
-def test_where_no_baseline_could_be_tuned_or_compared_it_is_a_warning() -> None:
-    none = release_gates.not_worse_than_supervised(table(), {}, BOUNDS)
-    over = {"logistic_regression": pair(0.0, None)}
-    unsure = release_gates.not_worse_than_supervised(table(advantage=over), BASELINES, BOUNDS)
-    for verdict in (none, unsure):
-        assert (verdict.passed, verdict.severity) == (False, "WARN")
+    assert done.stdout.split(maxsplit=1) == [str(len(GATES)), "set()\n"]
 
 
 @pytest.mark.parametrize(
-    ("review", "champion", "passed", "severity"),
+    ("name", "given"),
     [
-        (0.4, None, True, "ERROR"),
-        (0.54, None, True, "ERROR"),  # its lower bound is within the cap
-        (0.9, None, False, "WARN"),
-        (0.9, {"review_load": pair(0.1)}, False, "ERROR"),
-        (0.9, {"review_load": pair(-0.1)}, True, "ERROR"),
+        ("oracle_regret", {"checkpoint": REPORT}),
+        ("labels_consistent", {"champion": REPORT, "new_rows": NEW}),
     ],
 )
-def test_reviewing_everything_is_no_policy(
-    review: float, champion: dict[str, Pair] | None, passed: bool, severity: str
-) -> None:
-    verdict = release_gates.review_within_cap(table(review=review, champion=champion), BOUNDS)
-    assert (verdict.passed, verdict.severity) == (passed, severity)
+def test_a_gate_that_cannot_judge_an_algorithm_warns(name: str, given: dict[str, Any]) -> None:
+    verdict = judge(name, **given)
+    assert (verdict.passed, verdict.severity) == (False, "WARN")
+    assert verdict.reason == "not applicable to the report's DQN"
 
 
-def test_a_policy_that_does_harm_is_refused_at_the_first_release_too() -> None:
-    found = table(advantage={"never_act": pair(-1.0)})
-    verdict = release_gates.not_worse_than_doing_nothing_or_everything(found)
-    assert (verdict.passed, verdict.severity) == (False, "ERROR")
-    assert verdict.reason == "worse than never_act"
+def test_without_a_champion_or_new_rows_there_is_nothing_to_contradict_or_to_differ_from() -> None:
+    assert judge("labels_consistent", champion=None, new_rows=None).passed
+    assert judge("labels_consistent", champion=REPORT, new_rows=None).passed
+    assert judge("labels_consistent", champion=REPORT, new_rows=NEW.clear()).passed
+    assert judge("drift_within_bounds", champion=None, new_rows=NEW).passed
 
 
-def test_regret_beyond_its_bound_on_one_generator_refuses() -> None:
-    assert release_gates.oracle_regret({"g1": 0.05, "g2": 0.1}, BOUNDS).passed
-    verdict = release_gates.oracle_regret({"g1": 0.05, "g2": 0.11}, BOUNDS)
-    assert (verdict.passed, verdict.severity) == (False, "ERROR")
-    assert "g2 11.0%" in verdict.reason
-    assert release_gates.oracle_regret(None, BOUNDS).severity == "WARN"
-
-
-def test_verdicts_are_kept_by_gate_the_later_one_over_the_earlier(tmp_path: Path) -> None:
-    assert release_gates.recorded(tmp_path / "none") == {}
-    for verdict in (
-        Verdict("a", False, "no", "WARN", {"x": 1}),
-        Verdict("b", True, "yes"),
-        Verdict("a", True, "now"),
-    ):
-        release_gates.record(tmp_path / "kept", verdict)
-    assert release_gates.recorded(tmp_path / "kept") == {
-        "a": {"passed": True, "severity": "ERROR", "reason": "now"},
-        "b": {"passed": True, "severity": "ERROR", "reason": "yes"},
-    }
-
-
-def test_the_learner_on_probation_is_the_challengers_but_for_what_its_recordings_asked_for() -> (
-    None
-):
-    config = oracle_regret.learner(
-        {"learning_rate": 0.5, "input_noise": 9.0, "gradient_steps": 7, "validated": True}
+def numbers(weight: float = 1.0, loss: float = 1.0, norm: float = 1.0) -> Checkpoint:
+    network = PosteriorQNetwork([4], 2)
+    network.weights[0].data.fill_(weight)
+    found = saved(network, {})
+    about = {**found.hyperparameters, "clip": 10.0}
+    return dataclasses.replace(
+        found, hyperparameters=about, losses=[0.5, loss], max_gradient_norm=norm
     )
-    assert config.learning_rate == 0.5
-    assert config.input_noise == FittedConfig().input_noise
-    assert config.gradient_steps == oracle_regret.STEPS
 
 
-def test_a_learner_that_does_not_learn_is_found_out_and_paid_for_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        ({}, None),
+        ({"norm": 10.00005}, None),
+        ({"weight": np.nan}, "weights"),
+        ({"loss": np.inf}, "losses"),
+        ({"norm": 10.1}, "gradient"),
+    ],
+)
+def test_a_number_that_is_not_finite_or_too_great_refuses(
+    broken: dict[str, float], named: str | None
 ) -> None:
-    monkeypatch.setattr(oracle_regret, "TRAJECTORIES", 200)
-    still = oracle_regret.learner({"learning_rate": 1e-9})
-    found = oracle_regret.regrets(still, [8], tmp_path)
-    assert found.keys() == {G1.name, G2.name}
-    assert not release_gates.oracle_regret(found, BOUNDS).passed
-    kept = list(tmp_path.iterdir())
-    assert msgspec.json.decode(kept[0].read_bytes()) == found
-    stamp = kept[0].stat().st_mtime_ns
-    assert oracle_regret.regrets(still, [8], tmp_path) == found
-    assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [stamp]
-    other = oracle_regret.regrets(still, [4], tmp_path)
-    assert other != found
+    verdict = judge("finite_and_bounded", checkpoint=numbers(**broken))
+    assert verdict.passed == (named is None)
+    assert verdict.severity == "ERROR"
+    assert (named or "all finite and bounded") in verdict.reason
+
+
+@pytest.mark.parametrize("flips", [0, 1])
+@pytest.mark.parametrize("q_error", [1e-6, 1e-4])
+def test_a_graph_of_other_answers_refuses(flips: int, q_error: float) -> None:
+    parity = {"states": 65_536, "q_error": q_error, "feature_error": 0.0, "argmax_flips": flips}
+    verdict = judge("onnx_parity", parity=parity)
+    assert verdict.passed == (flips == 0 and q_error < 1e-5)
+    assert verdict.figures == parity
+
+
+def test_the_gates_of_the_evaluation_read_its_table() -> None:
+    given = {"evaluation": table(), "checkpoint": REPORT}
+    for one in GATES:
+        if one.asset == "policy_evaluation":
+            assert isinstance(one.judge(Shown(given=given)), Verdict)

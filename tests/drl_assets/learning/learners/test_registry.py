@@ -96,7 +96,7 @@ def test_it_is_evaluated_beside_baselines_tuned_on_its_trajectories(
     frame: pl.DataFrame, trained: Checkpoint
 ) -> None:
     assert {"report_dqn", "logistic_regression"} <= trained.baselines.keys()
-    result = evaluate.table(
+    result = evaluate.evaluate_policies(
         evaluate.network_policy(trained.network()), from_experiences(frame), trained.baselines
     )
     assert {"drl", "report_dqn", "threshold_rule"} <= result["policies"].keys()
