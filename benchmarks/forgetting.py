@@ -21,7 +21,7 @@ import polars as pl
 
 from drl_assets.learning import trainer
 from drl_assets.learning.data.episodes import Episodes, from_experiences
-from drl_assets.learning.evaluation import evaluate
+from drl_assets.learning.evaluation import evaluate, policies
 from drl_assets.learning.learners.checkpoint import Checkpoint
 from drl_assets.sources.importer import read_events
 from drl_assets.sources.synthetic import generate_events
@@ -47,7 +47,7 @@ def batches_of(frame: pl.DataFrame, seed: int) -> tuple[list[str], list[pl.DataF
 
 def losses(checkpoint: Checkpoint, episodes: Episodes) -> dict[str, float]:
     """What an episode costs, by attack type; `benign` is one of them."""
-    policy = evaluate.network_policy(checkpoint.network())
+    policy = policies.network_policy(checkpoint.network())
     returns = evaluate.simulate(policy, episodes).returns
     types = np.asarray(episodes.attack_type)
     return {str(kind): -float(returns[types == kind].mean()) for kind in np.unique(types)}
@@ -91,7 +91,7 @@ def run(frame: pl.DataFrame, learning: Learning, seed: int) -> tuple[float, floa
 
 
 def _idle(episodes: Episodes) -> dict[str, float]:
-    returns = evaluate.simulate(evaluate.never_act, episodes).returns
+    returns = evaluate.simulate(policies.never_act, episodes).returns
     types = np.asarray(episodes.attack_type)
     return {str(kind): float(returns[types == kind].mean()) for kind in np.unique(types)}
 

@@ -42,9 +42,9 @@ def splits(episodes: Episodes, folds: int, seed: int) -> list[np.ndarray]:
 
 def cross_validate(
     frame: pl.DataFrame, episodes: Episodes, tests: list[np.ndarray], seed: int
-) -> dict[str, list[evaluate.Played]]:
+) -> dict[str, list[evaluate.Rollouts]]:
     """Every policy played on every fold of sessions, trained on the others."""
-    found: dict[str, list[evaluate.Played]] = defaultdict(list)
+    found: dict[str, list[evaluate.Rollouts]] = defaultdict(list)
     for number, test in enumerate(tests):
         held_out = sorted({episodes.session[e] for e in test})
         part = frame.filter(~pl.col("session_id").is_in(held_out))
@@ -53,8 +53,8 @@ def cross_validate(
         chosen = {k: checkpoint.hyperparameters[k] for k in ("input_noise", "weight_decay")}
         spent = f"{time.process_time() - began:.0f} CPU s, {chosen}"
         print(f"seed {seed}, fold {number + 1} of {len(tests)}: {spent}", file=sys.stderr)
-        players = policies.standing_policies(checkpoint.baselines, seed)
-        players |= {OURS: evaluate.network_policy(checkpoint.network())}
+        players = policies.baseline_policies(checkpoint.baselines, seed)
+        players |= {OURS: policies.network_policy(checkpoint.network())}
         players |= {"clairvoyant": policies.clairvoyant}
         for name, policy in players.items():
             found[name].append(evaluate.simulate(policy, episodes.select(test)))

@@ -78,7 +78,7 @@ def ours(data: Columns, at_once: int | None = None) -> Jobs:
     config, device = dqn.DQNConfig(), torch.device("cpu")
     state = dqn.start(config, seeded_network(HIDDEN, 0), 0, device)
     state.replay.add(data)
-    room = state.replay.room(BATCH)
+    room = state.replay.allocate(BATCH)
 
     def update(count: int) -> None:
         for _ in range(0, count, at_once or count):

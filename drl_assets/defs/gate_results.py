@@ -12,7 +12,7 @@ import dagster as dg
 from drl_assets.defs.experiences.selection import rows_for_training
 from drl_assets.defs.resources import Project, latest_version
 from drl_assets.learning.gates import verdicts
-from drl_assets.learning.gates.release_gates import GATES, Gate
+from drl_assets.learning.gates.release_gates import GATES, ReleaseGate
 from drl_core.settings import Gates
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ProjectEvidence:
         return checkpoint.load(self._project.checkpoint_path(version))
 
 
-def check_of(gate: Gate) -> dg.AssetChecksDefinition:
+def check_of(gate: ReleaseGate) -> dg.AssetChecksDefinition:
     """The blocking asset check of a gate; a WARN lets the challenger through."""
 
     @dg.asset_check(

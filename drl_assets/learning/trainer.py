@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from drl_assets.learning.data.episodes import from_experiences
-from drl_assets.learning.evaluation import baselines, evaluate
+from drl_assets.learning.evaluation import baselines, evaluate, policies
 from drl_assets.learning.learners import checkpoint as checkpoints
 from drl_assets.learning.learners import registry
 from drl_assets.learning.learners.base import AlgorithmConfig, FittedPolicy, Progress, TrainingTask
@@ -68,7 +68,7 @@ def train(
     torch.set_num_threads(1)  # two are slower for a network of this size
     task = TrainingTask(episodes, learning, costs, parent)
     policy = _fit(config, task, progress, progress_path)
-    greedy = evaluate.network_policy(policy.network)
+    greedy = policies.network_policy(policy.network)
     returns = evaluate.simulate(greedy, episodes, costs).returns
     return Checkpoint(
         preset=learning.preset,

@@ -1,4 +1,4 @@
-"""Every figure that is drawn, for the Dagster UI and for reports on files.
+"""Figures (matplotlib) for the Dagster UI and for reports on files.
 
 Arrays and the table of `evaluate.evaluate_policies` come in, matplotlib figures come out;
 `metadata` puts them into the Dagster UI, `markdown` into files. matplotlib is imported when one is
@@ -235,7 +235,7 @@ def decision_timeline(q_values: "QValues", episodes: "Episodes") -> "Figure":
     """Q-values over the longest malicious episode (the longest benign one where there is none).
 
     Isolation is raised where the policy raises it; after the decision that would end the episode
-    it is watched on.
+    it is monitored on.
     """
     from drl_assets.learning.data.environment import LockstepReplay
 
@@ -257,8 +257,8 @@ def decision_timeline(q_values: "QValues", episodes: "Episodes") -> "Figure":
         axes[0].plot(seconds, q[:, action], label=action.label)
     for _, at in marks:
         axes[0].axvline(at, color="black", linestyle=":", linewidth=0.8)
-    told = [f"{action.label} at {at:.1f} s" for action, at in marks]
-    axes[0].set_title(", ".join(told) or "watched to the end", fontsize=9)
+    labels = [f"{action.label} at {at:.1f} s" for action, at in marks]
+    axes[0].set_title(", ".join(labels) or "monitored to the end", fontsize=9)
     axes[0].legend(fontsize=7)
     axes[0].set_ylabel("Q-value")
     axes[1].step(seconds, one.damage, where="pre", color=OURS)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one Markdown file with its pictures beside it.
+"""The evaluation report: one Markdown file with its pictures beside it.
 
 The table of `evaluate.evaluate_policies` comes in; `report.md` and PNG files go out. The Dagster
 UI shows the same tables.
@@ -33,7 +33,7 @@ ABOUT = {
     ),
     "containment_over_time": "Share of the malicious episodes ended by a time.",
     "calibration": (
-        "Confidence that containing is right, the highest of an episode while only watching: for "
+        "Confidence that containing is right, the highest of an episode while only monitoring: for "
         "`drl` the probability of malice that its Q-values speak of, 1 + Q(quarantine) / cost of "
         "interrupting; for classifiers their own probability. Right: the episode is malicious. ECE "
         "over ten bins; each bin's share against its mean confidence."

@@ -1,4 +1,4 @@
-"""What a person looks at in the Dagster UI: tables and pictures as metadata values.
+"""Dagster metadata: tables and pictures of what an asset made.
 
 Pictures (`pictures`) are PNGs inside Markdown, so they need no file and no server.
 """

@@ -1,4 +1,4 @@
-"""Which code made a model or a report."""
+"""Provenance: the commit of the running code."""
 
 import subprocess
 from pathlib import Path

@@ -58,7 +58,7 @@ def plays_as_evaluated(
     """
     import numpy as np
 
-    from drl_assets.learning.evaluation import evaluate
+    from drl_assets.learning.evaluation import evaluate, policies
     from drl_assets.learning.export import onnx_export
     from drl_assets.learning.learners import checkpoint
     from drl_core.release.errors import BundleError
@@ -76,7 +76,7 @@ def plays_as_evaluated(
     session = onnx_export.session(release.model)
     ours, theirs = (
         evaluate.simulate(policy, episodes, costs)
-        for policy in (evaluate.network_policy(network), evaluate.onnx_policy(session))
+        for policy in (policies.network_policy(network), policies.onnx_policy(session))
     )
     found = {
         "episodes": len(episodes),

@@ -1,4 +1,4 @@
-"""Recorded episodes replayed: in lockstep for evaluation, one at a time as a Gymnasium environment.
+"""Replay environments over recorded episodes: in lockstep for evaluation, Gymnasium for agents.
 
 Until it is contained an artefact hardly depends on us, so a recording tells what the next window
 would have been, whichever action is taken; isolation alone changes what is observed (see

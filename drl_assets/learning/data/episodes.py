@@ -1,4 +1,4 @@
-"""Recorded episodes as arrays, and what they look like once a sandbox has been isolated.
+"""Recorded episodes as arrays, and their counterfactual windows under isolation.
 
 An experience frame comes in; `Episodes` holds whole episodes back to back. The replay environment,
 the full-information learner and the evaluation all read it.

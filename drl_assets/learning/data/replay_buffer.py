@@ -1,4 +1,4 @@
-"""The replay buffer: a preallocated ring of rows, first in first out, safe between threads.
+"""Experience replay: a preallocated ring buffer, first in first out, safe between threads.
 
 A row's columns lie beside each other in memory, so that drawing a batch of random rows is one
 gather of whole cache lines; columns are views into the rows.
@@ -66,8 +66,8 @@ class ReplayBuffer:
             self._next = int((self._next + kept) % self.capacity)
             self._size = min(self._size + kept, self.capacity)
 
-    def room(self, count: int) -> Rows:
-        """Rows for `sample` to write into, again and again."""
+    def allocate(self, count: int) -> Rows:
+        """Rows for `sample` to write into, reused from call to call."""
         return np.zeros(count, self._ring.dtype)
 
     def sample(self, count: int, rng: np.random.Generator, into: Rows | None = None) -> Columns:
@@ -76,12 +76,12 @@ class ReplayBuffer:
         Args:
             count: how many.
             rng: draws them.
-            into: from `room`; the columns are views of it.
+            into: from `allocate`; the columns are views of it.
 
         Raises:
             ValueError: the buffer is empty.
         """
-        into = self.room(count) if into is None else into
+        into = self.allocate(count) if into is None else into
         with self._lock:
             if not self._size:
                 raise ValueError("the replay buffer is empty")

@@ -1,4 +1,4 @@
-"""What the default learner remembers when it has seen more than it can keep.
+"""Reservoir sampling: which trajectories the replay keeps when it has seen more than it can hold.
 
 Half of the replay is the newest trajectories. The other half is a sample of the older ones: of the
 malicious ones as many of each attack type as fit, so that a type that has not come for long is not

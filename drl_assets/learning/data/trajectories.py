@@ -1,10 +1,10 @@
-"""Recorded episodes as trajectories: what the learners and the baselines are fitted on.
+"""Full-information trajectories: recorded episodes with the rewards of all actions in hindsight.
 
 One row a recorded window. It holds the state and the rewards of all five actions in hindsight, once
 for each isolation level that could have been in force: what is recorded does not depend on us but
-for what isolation cuts off, so an episode is a lattice of windows x levels, on which watching goes
-one window on and isolating one window on and one level up. Rows of a trajectory are consecutive,
-`last` ends it.
+for what isolation cuts off, so an episode is a lattice of windows x levels, on which monitoring
+goes one window on and isolating one window on and one level up. Rows of a trajectory are
+consecutive, `last` ends it.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ def rows_of(
         costs: the cost table.
 
     Returns:
-        Columns of ROW_COLUMNS, N rows; `fold` is -1 (see `folds.assign`).
+        Columns of ROW_COLUMNS, N rows; `fold` is -1 (see `cross_fitting.assign_folds`).
     """
     count = len(episodes.windows)
     rows: Columns = {

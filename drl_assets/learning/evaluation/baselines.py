@@ -1,4 +1,4 @@
-"""Supervised baselines, tuned as hard as the policy: what one would try before reinforcement.
+"""Supervised baselines, tuned as hard as the policy: what one would try before RL.
 
 Trajectory rows come in, a dictionary of numbers and tensors comes out, which a checkpoint stores.
 One feature, logistic regression and gradient boosting each give a score; one threshold (act) or
@@ -73,7 +73,7 @@ def tune(rows: Columns, seed: int = 0, known: dict[str, Any] | None = None) -> d
         tensors only.
         Empty unless both classes are there.
     """
-    rows = _watched(rows)
+    rows = _monitored(rows)
     if rows["malicious"].all() or not rows["malicious"].any():
         return {}
     found: dict[str, Any] = {"threshold_rule": _threshold_rule(rows)}
@@ -132,7 +132,7 @@ def _stopping(rows: Columns) -> Stopping:
     return Stopping(rows, GAMMA, isolation_stays=bool(rows["isolation_stays"].all()))
 
 
-def _watched(rows: Columns) -> Columns:
+def _monitored(rows: Columns) -> Columns:
     """The rows as recorded, without those under an isolation that was not in force."""
     found = as_recorded({name: rows[name] for name in COLUMNS})
     found["last"] = found["last"].copy()

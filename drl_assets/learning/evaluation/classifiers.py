@@ -1,4 +1,4 @@
-"""The scorers of the baselines: scikit-learn fits them, plain arrays keep and evaluate them.
+"""Classifiers of the supervised baselines: fitted by scikit-learn, kept and run as plain arrays.
 
 A checkpoint holds numbers and tensors only (it loads with `weights_only=True`), and evaluation
 needs no scikit-learn; so a linear model is folded into weights and a bias, and boosted trees into

@@ -1,4 +1,4 @@
-"""Curves of a policy: what each decision margin costs, how soon it contains, how far to believe it.
+"""Cost curve, containment over time and calibration (reliability) of a policy.
 
 What became of episodes comes in, plain lists come out, for `drl evaluate --json` and the
 pictures.
@@ -27,7 +27,7 @@ def cost_curve(
     isolation and review.
 
     Args:
-        score: [N], while only watching.
+        score: [N], while only monitoring.
         episodes: the same windows.
         costs: the cost table.
         gamma: discount per window.
@@ -95,7 +95,7 @@ def calibration(confidence: Floats, malicious: Bools) -> dict[str, Any]:
     """How often containing would be right (the episode is malicious), beside the confidence in it.
 
     Args:
-        confidence: [E], the highest while only watching: of the decision to contain an episode
+        confidence: [E], the highest while only monitoring: of the decision to contain an episode
             where that is most wanted.
         malicious: [E].
 

@@ -14,17 +14,12 @@ import numpy as np
 from drl_assets.learning.data.environment import LockstepReplay
 from drl_assets.learning.data.episodes import Bools, Episodes, Floats, Ints
 from drl_assets.learning.evaluation import bootstrap, curves
-from drl_assets.learning.evaluation.bootstrap import Interval, SessionBootstrap, session_bootstrap
+from drl_assets.learning.evaluation.bootstrap import Interval, SessionBootstrap
 from drl_assets.learning.evaluation.policies import (
     Policy,
     QValues,
-    always_terminate,
+    baseline_policies,
     clairvoyant,
-    network_policy,
-    never_act,
-    onnx_policy,
-    random_policy,
-    standing_policies,
 )
 from drl_core.policy import reward
 from drl_core.policy.actions import CONTAINING, Action
@@ -32,31 +27,14 @@ from drl_core.policy.features import SIGNAL_COUNT
 from drl_core.policy.reward import CostTable
 from drl_core.telemetry.event import SIGNALS
 
-__all__ = [
-    "Played",
-    "Policy",
-    "always_terminate",
-    "clairvoyant",
-    "containment_at",
-    "evaluate_policies",
-    "intervals",
-    "metrics",
-    "network_policy",
-    "never_act",
-    "onnx_policy",
-    "random_policy",
-    "session_bootstrap",
-    "simulate",
-]
-
 GAMMA = 0.99
 BUDGET = 0.01
 """Share of benign episodes that may be interrupted in `containment_at_1pct`."""
 
 
 @dataclass(frozen=True)
-class Played:
-    """What became of each episode under a policy; every array but the last is [E]."""
+class Rollouts:
+    """The outcome of each episode under a policy; every array but the last is [E]."""
 
     returns: Floats
     """Discounted."""
@@ -68,12 +46,14 @@ class Played:
     """Suffered."""
     damage_unattended: Floats
     score: Floats
-    """The highest score while only watching."""
+    """The highest score while only monitoring."""
     row_score: Floats = field(default_factory=lambda: np.empty(0))
-    """[N], the score at every window while only watching."""
+    """[N], the score at every window while only monitoring."""
 
 
-def simulate(policy: Policy, episodes: Episodes, costs: CostTable = reward.DEFAULT_COSTS) -> Played:
+def simulate(
+    policy: Policy, episodes: Episodes, costs: CostTable = reward.DEFAULT_COSTS
+) -> Rollouts:
     """Play a policy over every episode once."""
     count = len(episodes)
     effectiveness = np.asarray(costs.isolation_effectiveness)
@@ -81,7 +61,7 @@ def simulate(policy: Policy, episodes: Episodes, costs: CostTable = reward.DEFAU
     returns, seconds = np.zeros(count), np.zeros(count)
     damage = episodes.damage[starts].copy()  # of the first window, which nobody can prevent
     final = np.full(count, -1, dtype=np.int64)
-    following = episodes.next_damage
+    next_damage = episodes.next_damage
     replay = LockstepReplay(episodes, costs)
     while len(replay.active):
         active, rows, level = replay.active, replay.rows, replay.level
@@ -93,23 +73,23 @@ def simulate(policy: Policy, episodes: Episodes, costs: CostTable = reward.DEFAU
         stops = np.isin(actions, (*CONTAINING, Action.REQUEST_HUMAN_REVIEW))
         final[active[stops & terminated]] = actions[stops & terminated]
         in_force = np.minimum(level + (actions == Action.INCREASE_ISOLATION), 3)
-        damage[active] += np.where(stops, 0.0, following[rows] * (1 - effectiveness[in_force]))
-    watched = _watched(lambda replay: policy(replay)[1], episodes, costs)
-    return Played(
+        damage[active] += np.where(stops, 0.0, next_damage[rows] * (1 - effectiveness[in_force]))
+    monitored = _while_monitoring(lambda replay: policy(replay)[1], episodes, costs)
+    return Rollouts(
         returns=returns,
         final_action=final,
         seconds=seconds,
         damage=damage,
         damage_unattended=np.add.reduceat(episodes.damage, starts) if count else np.empty(0),
-        score=np.maximum.reduceat(watched, starts) if count else np.empty(0),
-        row_score=watched,
+        score=np.maximum.reduceat(monitored, starts) if count else np.empty(0),
+        row_score=monitored,
     )
 
 
-def _watched(
+def _while_monitoring(
     of: Callable[[LockstepReplay], Floats], episodes: Episodes, costs: CostTable
 ) -> Floats:
-    """A number of each window while only watching, [N]."""
+    """A number of each window under "continue monitoring", [N]."""
     found = np.empty(len(episodes.windows))
     replay = LockstepReplay(episodes, costs)
     while len(replay.active):
@@ -121,7 +101,7 @@ def _watched(
 Metrics = dict[str, float | None]
 
 
-def metrics(played: Played, malicious: Bools) -> Metrics:
+def metrics(rollouts: Rollouts, malicious: Bools) -> Metrics:
     """The seven figures of a policy; None where the episodes cannot tell.
 
     `utility`: mean discounted return per episode. `containment`: share of malicious episodes ended
@@ -133,25 +113,25 @@ def metrics(played: Played, malicious: Bools) -> Metrics:
     """
     ratios = {
         name: float(above.sum() / below.sum()) if below.sum() > 0 else None
-        for name, (above, below) in _ratios(played, malicious).items()
+        for name, (above, below) in _ratios(rollouts, malicious).items()
     }
-    return {**ratios, "containment_at_1pct": containment_at(played.score, malicious, BUDGET)}
+    return {**ratios, "containment_at_1pct": containment_at(rollouts.score, malicious, BUDGET)}
 
 
-def _ratios(played: Played, malicious: Bools) -> dict[str, tuple[Floats, Floats]]:
+def _ratios(rollouts: Rollouts, malicious: Bools) -> dict[str, tuple[Floats, Floats]]:
     """Six of the figures as numerators and denominators of each episode, [E] each."""
-    stopped = np.isin(played.final_action, CONTAINING)
-    reviewed = played.final_action == Action.REQUEST_HUMAN_REVIEW
+    stopped = np.isin(rollouts.final_action, CONTAINING)
+    reviewed = rollouts.final_action == Action.REQUEST_HUMAN_REVIEW
     bad = malicious.astype(np.float64)
     contained = (stopped | reviewed) * bad
     every = np.ones(len(bad))
-    prevented = played.damage_unattended - played.damage
+    prevented = rollouts.damage_unattended - rollouts.damage
     return {
-        "utility": (played.returns, every),
+        "utility": (rollouts.returns, every),
         "containment": (contained, bad),
         "benign_interruption": (stopped * (1 - bad), 1 - bad),
-        "time_to_containment_s": (played.seconds * contained, contained),
-        "damage_prevented": (prevented * bad, played.damage_unattended * bad),
+        "time_to_containment_s": (rollouts.seconds * contained, contained),
+        "damage_prevented": (prevented * bad, rollouts.damage_unattended * bad),
         "review_load": (reviewed.astype(np.float64), every),
     }
 
@@ -170,7 +150,7 @@ def containment_at(score: Floats, malicious: Bools, budget: float) -> float | No
 
 
 def intervals(
-    played: Played, episodes: Episodes, seed: int = 0, sessions: SessionBootstrap | None = None
+    rollouts: Rollouts, episodes: Episodes, seed: int = 0, sessions: SessionBootstrap | None = None
 ) -> dict[str, Interval]:
     """95 % intervals of the figures of `metrics`: whole sessions resampled.
 
@@ -179,14 +159,14 @@ def intervals(
     sessions have such episodes.
     """
     sessions = sessions or SessionBootstrap(episodes.session, seed)
-    ratios = _ratios(played, episodes.malicious)
+    ratios = _ratios(rollouts, episodes.malicious)
     found = {name: sessions.ratio(above, below) for name, (above, below) in ratios.items()}
     hits, benign = (int(x.sum()) for x in ratios["benign_interruption"])
     return {
         **found,
         "benign_interruption": bootstrap.clopper_pearson(hits, benign),
         "benign_interruption_by_session": found["benign_interruption"],
-        "containment_at_1pct": sessions.containment_at(played.score, episodes.malicious, BUDGET),
+        "containment_at_1pct": sessions.containment_at(rollouts.score, episodes.malicious, BUDGET),
     }
 
 
@@ -215,18 +195,18 @@ def evaluate_policies(
         (name -> metrics, the served one as `drl`); intervals (name -> 95 %); advantage (baseline ->
         95 % interval of the paired mean difference in return, drl minus baseline, sessions
         resampled; None with one session) and advantage_mean; against_champion (figure -> mean and
-        interval of the paired difference, see `_paired`; None without one); per_attack_type,
-        per_source and held_out_sessions, see `_groups`; cost_curve, containment_over_time and
-        calibration, see `curves`; notes, see `notes`.
+        interval of the paired difference, see `_paired_differences`; None without one);
+        per_attack_type, per_source and held_out_sessions, see `_by_group`; cost_curve,
+        containment_over_time and calibration, see `curves`; notes, see `notes`.
     """
-    policies = {**standing_policies(baselines, seed), "drl": served, "clairvoyant": clairvoyant}
+    policies = {**baseline_policies(baselines, seed), "drl": served, "clairvoyant": clairvoyant}
     if champion is not None:
         policies["champion"] = champion
-    played = {name: simulate(policy, episodes, costs) for name, policy in policies.items()}
+    rollouts = {name: simulate(policy, episodes, costs) for name, policy in policies.items()}
     sessions, malicious = SessionBootstrap(episodes.session, seed), episodes.malicious
-    ours, every = played["drl"].returns, np.ones(len(episodes))
-    others = {name: ours - one.returns for name, one in played.items() if name != "drl"}
-    scoring = {name: played[name] for name in ("drl", *baselines)}
+    ours, every = rollouts["drl"].returns, np.ones(len(episodes))
+    others = {name: ours - one.returns for name, one in rollouts.items() if name != "drl"}
+    scoring = {name: rollouts[name] for name in ("drl", *baselines)}
     types = np.asarray(episodes.attack_type, dtype=np.str_)
     sources = np.asarray([sandbox for sandbox, _ in episodes.names], dtype=np.str_)
     return {
@@ -236,18 +216,18 @@ def evaluate_policies(
         "sessions_malicious": sessions.having(malicious),
         "sessions_benign": sessions.having(~malicious),
         "unlabelled": episodes.unlabelled,
-        "policies": {name: metrics(one, malicious) for name, one in played.items()},
+        "policies": {name: metrics(one, malicious) for name, one in rollouts.items()},
         "intervals": {
-            name: intervals(one, episodes, seed, sessions) for name, one in played.items()
+            name: intervals(one, episodes, seed, sessions) for name, one in rollouts.items()
         },
         "advantage": {name: sessions.ratio(gain, every) for name, gain in others.items()},
         "advantage_mean": {
             name: float(gain.mean()) if len(gain) else None for name, gain in others.items()
         },
-        "against_champion": _paired(played, malicious, sessions),
-        "per_attack_type": _groups(types, played, episodes, seed),
-        "per_source": _groups(sources, played, episodes, seed),
-        "held_out_sessions": _sessions(sessions, episodes, played["drl"]),
+        "against_champion": _paired_differences(rollouts, malicious, sessions),
+        "per_attack_type": _by_group(types, rollouts, episodes, seed),
+        "per_source": _by_group(sources, rollouts, episodes, seed),
+        "held_out_sessions": _session_table(sessions, episodes, rollouts["drl"]),
         "cost_curve": {
             name: curves.cost_curve(one.row_score, episodes, costs, GAMMA)
             for name, one in scoring.items()
@@ -260,35 +240,37 @@ def evaluate_policies(
         },
         "calibration": {
             name: curves.calibration(confidence, malicious)
-            for name, confidence in _confidences(played, q_values, episodes, costs).items()
+            for name, confidence in _confidences(rollouts, q_values, episodes, costs).items()
         },
         "notes": notes(episodes),
     }
 
 
 def _confidences(
-    played: dict[str, Played], q_values: QValues | None, episodes: Episodes, costs: CostTable
+    rollouts: dict[str, Rollouts], q_values: QValues | None, episodes: Episodes, costs: CostTable
 ) -> dict[str, Floats]:
     """Highest confidence of each episode, [E]: of our Q-values, and of scores that are log-odds."""
     found: dict[str, Floats] = {}
     if q_values is not None and len(episodes):
-        ours = _watched(lambda replay: curves.implied(q_values(replay), costs), episodes, costs)
+        ours = _while_monitoring(
+            lambda replay: curves.implied(q_values(replay), costs), episodes, costs
+        )
         found["drl"] = np.maximum.reduceat(ours, episodes.offsets[:-1])
     for name in ("logistic_regression", "gradient_boosting"):
-        if name in played:
-            found[name] = curves.logistic(played[name].score)
+        if name in rollouts:
+            found[name] = curves.logistic(rollouts[name].score)
     return found
 
 
-def _groups(
-    group: Any, played: dict[str, Played], episodes: Episodes, seed: int
+def _by_group(
+    group: Any, rollouts: dict[str, Rollouts], episodes: Episodes, seed: int
 ) -> dict[str, dict[str, Any]]:
     """The table within each group of episodes: how many, every policy's figures, our intervals."""
     found = {}
     for name in np.unique(group):
         of = np.flatnonzero(group == name)
         part = episodes.select(of)
-        within = {policy: _only(one, of) for policy, one in played.items()}
+        within = {policy: _select(one, of) for policy, one in rollouts.items()}
         drawn = SessionBootstrap(part.session, seed)
         found[str(name)] = {
             "episodes": len(part),
@@ -296,18 +278,18 @@ def _groups(
             "sessions": len(set(part.session)),
             "policies": {policy: metrics(one, part.malicious) for policy, one in within.items()},
             "intervals": intervals(within["drl"], part, seed, drawn),
-            "against_champion": _paired(within, part.malicious, drawn),
+            "against_champion": _paired_differences(within, part.malicious, drawn),
         }
     return found
 
 
-def _paired(
-    played: dict[str, Played], malicious: Bools, sessions: SessionBootstrap
+def _paired_differences(
+    rollouts: dict[str, Rollouts], malicious: Bools, sessions: SessionBootstrap
 ) -> dict[str, dict[str, Any]] | None:
     """Ours minus the champion's, episode by episode, of the figures that the gates compare."""
-    if "champion" not in played:
+    if "champion" not in rollouts:
         return None
-    ours, theirs = (_ratios(played[name], malicious) for name in ("drl", "champion"))
+    ours, theirs = (_ratios(rollouts[name], malicious) for name in ("drl", "champion"))
     found = {}
     for figure in ("utility", "benign_interruption", "review_load"):
         gain, of = ours[figure][0] - theirs[figure][0], ours[figure][1]
@@ -316,18 +298,20 @@ def _paired(
     return found
 
 
-def _only(played: Played, of: Ints) -> Played:
-    return Played(
-        returns=played.returns[of],
-        final_action=played.final_action[of],
-        seconds=played.seconds[of],
-        damage=played.damage[of],
-        damage_unattended=played.damage_unattended[of],
-        score=played.score[of],
+def _select(rollouts: Rollouts, of: Ints) -> Rollouts:
+    return Rollouts(
+        returns=rollouts.returns[of],
+        final_action=rollouts.final_action[of],
+        seconds=rollouts.seconds[of],
+        damage=rollouts.damage[of],
+        damage_unattended=rollouts.damage_unattended[of],
+        score=rollouts.score[of],
     )
 
 
-def _sessions(sessions: SessionBootstrap, episodes: Episodes, ours: Played) -> list[dict[str, Any]]:
+def _session_table(
+    sessions: SessionBootstrap, episodes: Episodes, ours: Rollouts
+) -> list[dict[str, Any]]:
     """Every session with its source, its episodes and our mean return."""
     found = []
     for at, name in enumerate(sessions.names):

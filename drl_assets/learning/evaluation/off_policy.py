@@ -1,10 +1,10 @@
-"""Off-policy estimates: what a log of real interventions says of a policy that did not take them.
+"""Off-policy evaluation: importance sampling and doubly robust estimates from logged interventions.
 
 An experience frame with the columns `action`, `propensity` and `outcome`, from sandboxes in
 `enforce` mode, comes in. The policy is greedy, so an episode counts as far as the log did what the
 policy would have done. Three estimators: per-decision importance sampling (Precup et al. 2000), its
 weighted form, and the doubly robust recursion (Jiang & Li 2016) with our Q as control variate. What
-the policy wants and the log never did has no support: it cannot be told from the log, and is named.
+the policy wants and the log never did has no support: it is not identifiable, and is named.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from drl_core.telemetry.event import Outcome
 
 GAMMA = 0.99
 IN_EFFECT = [Outcome.APPLIED.value, Outcome.ALREADY_APPLIED.value]
-"""After any other outcome of an action, watching went on."""
+"""After any other outcome of an action, monitoring went on."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def estimates(log: Log, session: list[str], seed: int = 0) -> dict[str, Any]:
         "doubly_robust": _doubly_robust(log, ratio),
     }
     sessions, every = SessionBootstrap(session, seed), np.ones(len(session))
-    weighted, interval = _weighted(log, weight, discounted, sessions)
+    weighted, interval = _weighted_importance_sampling(log, weight, discounted, sessions)
     support = {action.label: _support(log, wanted, action) for action in Action}
     return {
         "decisions": len(log.action),
@@ -160,16 +160,16 @@ def _doubly_robust(log: Log, ratio: Floats) -> Floats:
     value = log.q.max(axis=1, initial=-np.inf)
     q_logged = log.q[np.arange(len(log.q)), log.action]
     error = log.reward - np.where(np.isfinite(q_logged), q_logged, 0.0)
-    following = np.zeros(len(log.starts))
+    next_value = np.zeros(len(log.starts))
     for back in range(int(log.lengths.max(initial=0))):
         on = np.flatnonzero(log.lengths > back)
         row = (log.starts + log.lengths - 1 - back)[on]
-        correction = ratio[row] * (error[row] + GAMMA * following[on])
-        following[on] = value[row] + np.where(ratio[row] > 0, correction, 0.0)
-    return following
+        correction = ratio[row] * (error[row] + GAMMA * next_value[on])
+        next_value[on] = value[row] + np.where(ratio[row] > 0, correction, 0.0)
+    return next_value
 
 
-def _weighted(
+def _weighted_importance_sampling(
     log: Log, weight: Floats, discounted: Floats, sessions: SessionBootstrap
 ) -> tuple[float | None, bootstrap.Interval]:
     """Weights are normalised at each time; an episode that has ended keeps its last one."""

@@ -1,4 +1,4 @@
-"""Policies that can be played on recorded episodes: ours, the tuned baselines, and the bounds.
+"""Policies to evaluate on recorded episodes: ours, the tuned baselines, and the bounds.
 
 A policy is a function of what a `LockstepReplay` observes. Networks and tuned baselines come in,
 policies come out; `evaluation` plays them.
@@ -116,7 +116,7 @@ def baseline_policy(baseline: dict[str, Any]) -> Policy:
     return policy
 
 
-def standing_policies(tuned: dict[str, Any], seed: int = 0) -> dict[str, Policy]:
+def baseline_policies(tuned: dict[str, Any], seed: int = 0) -> dict[str, Policy]:
     """The policies of every table but ours and the bound: the simple ones and the tuned ones."""
     simple: dict[str, Policy] = {
         "never_act": never_act,

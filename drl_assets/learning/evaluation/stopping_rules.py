@@ -1,7 +1,7 @@
 """Stopping rules on trajectories: what stopping at each row is worth, and the best thresholds.
 
 Trajectory rows come in (`trajectories.ROW_COLUMNS`, or an oracle's): they hold the reward of every
-action at every step, so the return of "watch until the score exceeds a margin, then act" is exact
+action at every step, so the return of "monitor until the score exceeds a margin, then act" is exact
 and needs no cost table. As the margin rises, a trajectory's return changes only where the running
 maximum of its score does; so one sort gives the returns at all margins.
 """
@@ -98,10 +98,10 @@ class Stopping:
     def sweep(self, score: Floats, act: Ints) -> Sweep:
         """Stopping with `act` [M] where the score [M] exceeds a margin, at every margin."""
         path = self._path(score)
-        before, watched = self._watch(self.rewards[:, Action.CONTINUE_MONITORING])
+        before, monitored = self._monitor(self.rewards[:, Action.CONTINUE_MONITORING])
         worth = before + self._discount * self.rewards[np.arange(len(score)), act]
         kept, margin = _margins(path.level)
-        utility = self._totals(path, worth, watched)[kept] / len(self.starts)
+        utility = self._totals(path, worth, monitored)[kept] / len(self.starts)
         freed = np.where(path.final, self.trajectory[path.record], -1)[path.order]
         shares = []
         for of in (self.malicious, ~self.malicious):
@@ -109,16 +109,18 @@ class Stopping:
             shares.append(1 - gone / of.sum() if of.any() else np.full(len(gone), np.nan))
         return Sweep(margin, utility, shares[0], shares[1])
 
-    def _watch(self, reward: Floats) -> tuple[Floats, Floats]:
+    def _monitor(self, reward: Floats) -> tuple[Floats, Floats]:
         """Return before each row, [M], and of whole trajectories, [E], where nothing is stopped."""
         total = np.append(0.0, np.cumsum(self._discount * reward))
         before = total[:-1] - total[self.starts][self.trajectory]
         return before, np.diff(total[np.append(self.starts, len(reward))])
 
-    def _totals(self, path: _Path, worth: Floats, watched: Floats) -> Floats:
+    def _totals(self, path: _Path, worth: Floats, monitored: Floats) -> Floats:
         """Sum of returns where no level, the lowest, the two lowest, .. is exceeded, [R + 1]."""
         later = np.where(
-            path.final, watched[self.trajectory[path.record]], worth[np.append(path.record[1:], 0)]
+            path.final,
+            monitored[self.trajectory[path.record]],
+            worth[np.append(path.record[1:], 0)],
         )
         change = (later - worth[path.record])[path.order]
         result: Floats = worth[self.starts].sum() + np.append(0.0, np.cumsum(change))
@@ -127,22 +129,22 @@ class Stopping:
     def _best(self, path: _Path, act: Action, running: Floats | None = None) -> Rule:
         """The best threshold where rows that are not stopped pay `running` [M]."""
         running = self.rewards[:, Action.CONTINUE_MONITORING] if running is None else running
-        before, watched = self._watch(running)
+        before, monitored = self._monitor(running)
         worth = before + self._discount * self.rewards[:, act]
         kept, margin = _margins(path.level)
-        total = self._totals(path, worth, watched)[kept]
+        total = self._totals(path, worth, monitored)[kept]
         at = int(total.argmax())
         threshold, utility = float(margin[at]), float(total[at]) / len(self.starts)
         return Rule(int(act), int(act), threshold, threshold, utility)
 
     def _best_with_isolation(self, path: _Path, score: Floats, act: Action) -> Rule:
-        watching = self.rewards[:, Action.CONTINUE_MONITORING]
+        monitoring = self.rewards[:, Action.CONTINUE_MONITORING]
         isolating = self.rewards[:, Action.INCREASE_ISOLATION]
-        isolating = np.where(np.isfinite(isolating), isolating, watching)
+        isolating = np.where(np.isfinite(isolating), isolating, monitoring)
         seen = path.peak if self.isolation_stays else score
         found = []
         for threshold in _margins(_quantiles(seen))[1]:
-            rule = self._best(path, act, np.where(seen > threshold, isolating, watching))
+            rule = self._best(path, act, np.where(seen > threshold, isolating, monitoring))
             found.append(
                 rule._replace(band=int(Action.INCREASE_ISOLATION), threshold=float(threshold))
             )
@@ -152,7 +154,7 @@ class Stopping:
         record, trajectory = path.record, self.trajectory[path.record]
         begins = np.flatnonzero(np.append(True, trajectory[1:] > trajectory[:-1]))
         counts = np.diff(np.append(begins, len(record)))
-        before, watched = self._watch(self.rewards[:, Action.CONTINUE_MONITORING])
+        before, monitored = self._monitor(self.rewards[:, Action.CONTINUE_MONITORING])
         acting = before + self._discount * self.rewards[:, act]
         reviewing = before + self._discount * self.rewards[:, Action.REQUEST_HUMAN_REVIEW]
         tried = [self._best(path, a).threshold for a in (act, Action.REQUEST_HUMAN_REVIEW)]
@@ -166,7 +168,7 @@ class Stopping:
             # acting on the n highest scores instead of reviewing them, for every n
             gain = np.append(0.0, np.cumsum((acting - reviewing)[row][order]))[::-1][kept]
             at = int(gain.argmax())
-            total = watched[~stopped].sum() + reviewing[row].sum() + gain[at]
+            total = monitored[~stopped].sum() + reviewing[row].sum() + gain[at]
             found.append((float(total), float(threshold), max(float(margin[at]), float(threshold))))
         total, threshold, act_threshold = max(found)
         review, utility = int(Action.REQUEST_HUMAN_REVIEW), total / len(self.starts)

@@ -1,4 +1,4 @@
-"""What a policy would have contained: the attack patterns it has learned to recognise."""
+"""Attack patterns: the malicious episodes that a policy would contain, as it recognised them."""
 
 import datetime as dt
 

@@ -1,4 +1,4 @@
-"""From a checkpoint's network to the ONNX graph that is served, the feature fold inside it.
+"""ONNX export of a network with the feature fold inside the graph: what is served.
 
 Inputs and outputs are those of `drl_core.release.store`: raw windows plus carry in, Q-values,
 features and the next carry out. Any runtime that loads ONNX reproduces a decision with no port of

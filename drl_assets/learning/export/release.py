@@ -1,4 +1,4 @@
-"""From a checkpoint to a release: the manifest, and a signed bundle in a store."""
+"""Packaging of a release: the manifest of a checkpoint, and a signed bundle in a store."""
 
 import hashlib
 from pathlib import Path

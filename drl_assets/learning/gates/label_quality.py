@@ -1,7 +1,7 @@
 """Data-poisoning check: does the champion, which has not learned the new labels, contradict them?
 
 Rows with their labels and the champion's network come in, a verdict comes out. Labels that are the
-champion's opinion turned round are poisoned or mixed up, and a challenger that learned them is
+champion's predictions inverted are poisoned or mixed up, and a challenger that learned them is
 refused. Labels that merely surprise it are what a new kind of attack looks like too: a warning that
 names the sessions. What surprises and harms is left to the comparison on held-out sessions.
 """
@@ -30,8 +30,8 @@ NAMED = 5
 
 
 @dataclass(frozen=True)
-class Opinion:
-    """What a champion says of E labelled episodes; every array is [E]."""
+class Predictions:
+    """A champion's predictions for E labelled episodes; every array is [E]."""
 
     logit: Floats
     """Mean over the episode's windows of the logit of malice."""
@@ -41,8 +41,10 @@ class Opinion:
     session: list[str]
 
 
-def opinions(champion: Checkpoint, new: pl.DataFrame) -> tuple[Opinion, Opinion]:
-    """The champion's opinion of its own replay, and of experiences that are new to it.
+def champion_predictions(
+    champion: Checkpoint, new: pl.DataFrame
+) -> tuple[Predictions, Predictions]:
+    """The champion's out-of-fold predictions on its own replay, and those on new experiences.
 
     Raises:
         TypeError: its network has no posterior of malice.
@@ -50,25 +52,25 @@ def opinions(champion: Checkpoint, new: pl.DataFrame) -> tuple[Opinion, Opinion]
     network = champion.network()
     if not isinstance(network, PosteriorQNetwork):
         raise TypeError(f"{champion.algorithm.title} has no posterior of malice to be asked for")
-    of_new = of_rows(
+    of_new = predict(
         network,
         new["state"].to_numpy(),
         new["is_malicious"].to_numpy(),
         new["session_id"].to_list(),
         new["episode_start"].to_numpy(),
     )
-    return of_replay(network, champion.replay), of_new
+    return predict_out_of_fold(network, champion.replay), of_new
 
 
-def of_rows(
+def predict(
     network: PosteriorQNetwork,
     states: Floats,
     malicious: Bools,
     session: list[str],
     first: Bools,
     fold: Any = None,
-) -> Opinion:
-    """The champion's opinion of rows, episode after episode.
+) -> Predictions:
+    """The champion's predictions on rows, episode after episode.
 
     Args:
         network: the champion's.
@@ -92,8 +94,8 @@ def of_rows(
     begin = np.flatnonzero(first)
     length = np.diff(np.append(begin, len(logit)))
     if not len(begin):
-        return Opinion(np.empty(0), np.empty(0), np.empty(0, dtype=np.bool_), [])
-    return Opinion(
+        return Predictions(np.empty(0), np.empty(0), np.empty(0, dtype=np.bool_), [])
+    return Predictions(
         np.add.reduceat(logit, begin) / length,
         np.add.reduceat(-np.log(chance), begin) / length,
         malicious[begin],
@@ -101,11 +103,11 @@ def of_rows(
     )
 
 
-def of_replay(network: PosteriorQNetwork, rows: Columns) -> Opinion:
-    """The same of the champion's own replay, each row by a member that has not seen its session."""
+def predict_out_of_fold(network: PosteriorQNetwork, rows: Columns) -> Predictions:
+    """Out-of-fold predictions on the champion's own replay."""
     first = np.zeros(len(rows["last"]), dtype=np.bool_)
     first[starts(rows["last"])] = True
-    return of_rows(
+    return predict(
         network,
         rows["state"][:, 0],
         rows["malicious"],
@@ -132,7 +134,7 @@ def area_under_curve(score: Floats, malicious: Bools, weight: Floats | None = No
     return float((bad * below).sum() / pairs) if pairs else float("nan")
 
 
-def auc_interval(of: Opinion, seed: int = 0) -> Interval:
+def auc_interval(of: Predictions, seed: int = 0) -> Interval:
     """95 % interval, whole sessions resampled; None with fewer than two sessions of a class."""
     sessions = SessionBootstrap(of.session, seed)
     if min(sessions.having(of.malicious), sessions.having(~of.malicious)) < 2:
@@ -144,12 +146,12 @@ def auc_interval(of: Opinion, seed: int = 0) -> Interval:
     return quantiles(np.asarray([one for one in drawn if not np.isnan(one)]))
 
 
-def labels_consistent(own: Opinion, new: Opinion, bounds: Gates) -> Verdict:
+def labels_consistent(own: Predictions, new: Predictions, bounds: Gates) -> Verdict:
     """Refuses new labels that contradict the champion beyond doubt, warns of surprising ones.
 
     Args:
-        own: the champion's left-out opinion of its replay.
-        new: its opinion of the rows that only the challenger learned from.
+        own: the champion's out-of-fold predictions on its replay.
+        new: its predictions on the rows that only the challenger learned from.
         bounds: the gates' section of the configuration.
     """
     known, found = auc_interval(own), auc_interval(new)
@@ -186,7 +188,7 @@ def labels_consistent(own: Opinion, new: Opinion, bounds: Gates) -> Verdict:
     return Verdict(True, reason, figures=figures)
 
 
-def _most_surprising(of: Opinion) -> list[str]:
+def _most_surprising(of: Predictions) -> list[str]:
     """Sessions of the highest mean log-loss, the worst first."""
     sessions = SessionBootstrap(of.session)
     sums = np.bincount(sessions.member, weights=of.surprise)

@@ -1,4 +1,4 @@
-"""Oracle generators: made trajectories whose optimal policy is known, to tell how far ours is off.
+"""Oracle MDPs: generators whose optimal policy is known by backward induction, to measure regret.
 
 `G1` and `G2` draw trajectories in the format the learners are fitted on (`ROW_COLUMNS`) and are
 solved exactly by backward induction: windows are independent given the family, so the number of
@@ -191,8 +191,8 @@ class Oracle:
             if not len(running):
                 break
         mean = float(loss.mean())
-        watching = self.optimum - self.constant_value(Action.CONTINUE_MONITORING)
-        return Regret(mean, float(loss.std(ddof=1) / np.sqrt(count)), mean / watching)
+        monitoring = self.optimum - self.constant_value(Action.CONTINUE_MONITORING)
+        return Regret(mean, float(loss.std(ddof=1) / np.sqrt(count)), mean / monitoring)
 
     def _draw(self, count: int, seed: int, stream: int) -> tuple[Ints, States]:
         """Families [E] and states [E, 50, 30]."""

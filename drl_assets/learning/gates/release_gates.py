@@ -1,7 +1,7 @@
 """The release gates, as a table: what a challenger must show before it is published.
 
-A `Gate` names the asset that it judges and the pure function that judges it. The Dagster asset
-checks are made from this table (`defs.gate_results.check_of`), and a release is known to be
+A `ReleaseGate` names the asset that it judges and the pure function that judges it. The Dagster
+asset checks are made from this table (`defs.gate_results.check_of`), and a release is known to be
 complete by it, so this module imports nothing heavy. A new gate is a judge in one of the modules
 beside this one and an entry in `GATES`.
 """
@@ -62,7 +62,7 @@ class Evidence(Protocol):
 
 
 @dataclass(frozen=True)
-class Gate:
+class ReleaseGate:
     """A blocking check between a checkpoint and its release."""
 
     name: str
@@ -96,7 +96,7 @@ def _labels_consistent(of: Evidence) -> Verdict:
     if frame is None or frame.is_empty():
         return Verdict(True, "no labels are new to the champion")
     return _inapplicable("labels_consistent", champion) or label_quality.labels_consistent(
-        *label_quality.opinions(champion, frame), of.bounds
+        *label_quality.champion_predictions(champion, frame), of.bounds
     )
 
 
@@ -117,31 +117,31 @@ def _inapplicable(gate: str, checkpoint: "Checkpoint") -> Verdict | None:
 
 
 GATES = (
-    Gate(
+    ReleaseGate(
         "finite_and_bounded",
         "trained_checkpoint",
         "Every weight and loss is finite, and the gradient stayed within its bound.",
         _finite_and_bounded,
     ),
-    Gate(
+    ReleaseGate(
         "drift_within_bounds",
         "trained_checkpoint",
         "The new rows are possible states; how far they are from the champion's, is a warning.",
         _drift_within_bounds,
     ),
-    Gate(
+    ReleaseGate(
         "labels_consistent",
         "trained_checkpoint",
         "The new labels are not the champion's opinion turned round.",
         _labels_consistent,
     ),
-    Gate(
+    ReleaseGate(
         "oracle_regret",
         "trained_checkpoint",
         "On generators of known optimum (G1, G2) the learner's regret is within bounds.",
         _oracle_regret,
     ),
-    Gate(
+    ReleaseGate(
         "not_worse_than_doing_nothing_or_everything",
         "policy_evaluation",
         """On held-out sessions the policy is not worse than never acting or always terminating.
@@ -152,7 +152,7 @@ GATES = (
     """,
         lambda of: evaluation_gates.not_worse_than_doing_nothing_or_everything(of.evaluation),
     ),
-    Gate(
+    ReleaseGate(
         "not_worse_than_champion",
         "policy_evaluation",
         """On the same held-out episodes it is shown to be no worse than the champion by delta.
@@ -161,7 +161,7 @@ GATES = (
         """,
         lambda of: evaluation_gates.not_worse_than_champion(of.evaluation, of.bounds),
     ),
-    Gate(
+    ReleaseGate(
         "interruption_within_budget",
         "policy_evaluation",
         """The upper bound of benign interruption is within budget, or not above the champion's.
@@ -170,7 +170,7 @@ GATES = (
         """,
         lambda of: evaluation_gates.interruption_within_budget(of.evaluation, of.bounds),
     ),
-    Gate(
+    ReleaseGate(
         "not_worse_than_supervised",
         "policy_evaluation",
         """It is not worse than the supervised baseline that did best when it was tuned.
@@ -181,7 +181,7 @@ GATES = (
             of.evaluation, of.checkpoint.baselines, of.bounds
         ),
     ),
-    Gate(
+    ReleaseGate(
         "review_within_cap",
         "policy_evaluation",
         """It does not send more to review than people can look at, or than the champion does.
@@ -190,7 +190,7 @@ GATES = (
         """,
         lambda of: evaluation_gates.review_within_cap(of.evaluation, of.bounds),
     ),
-    Gate(
+    ReleaseGate(
         "onnx_parity",
         "onnx_model",
         "On 65,536 states ONNX Runtime agrees with torch and numpy, and no best action flips.",

@@ -1,4 +1,4 @@
-"""Checkpoints: what a trained policy is and what the next training goes on from.
+"""Checkpoints: a trained policy with what a warm start needs, and the progress of unfinished runs.
 
 One file holds tensors, numbers and text only, so it loads with `weights_only=True`; it is written
 in one rename. A checkpoint carries its replay, hence incremental training reads new batches alone.

@@ -18,7 +18,7 @@ from torch import Tensor
 from drl_assets.learning.data.environment import ContainmentEnv
 from drl_assets.learning.data.replay_buffer import ReplayBuffer, Rows, view
 from drl_assets.learning.learners.base import FittedPolicy, Progress, TrainingTask
-from drl_assets.learning.learners.mlp_ensemble import Layers, Stack
+from drl_assets.learning.learners.mlp_ensemble import Layers, MLPEnsemble
 from drl_assets.learning.learners.networks import QNetwork, seeded_network
 from drl_core.policy.actions import ACTION_COUNT
 from drl_core.policy.features import FEATURE_COUNT
@@ -91,7 +91,7 @@ class DQNConfig:
 class DQNState:
     """Everything that training needs to go on bit for bit."""
 
-    stack: Stack
+    stack: MLPEnsemble
     """The learned network and Adam's moments."""
     frozen: Layers
     """The target network's parameters."""
@@ -122,9 +122,9 @@ class DQNState:
 
 def start(config: DQNConfig, network: QNetwork, seed: int, device: torch.device) -> DQNState:
     """State before the first episode."""
-    stack = Stack.of([network], config.batch_size, device=device)
+    stack = MLPEnsemble.of([network], config.batch_size, device=device)
     replay = ReplayBuffer(TRANSITION_COLUMNS, config.replay_capacity)
-    drawn = replay.room(config.batch_size)
+    drawn = replay.allocate(config.batch_size)
     batch = {name: torch.from_numpy(column) for name, column in view(drawn).items()}
     return DQNState(stack, stack.copy(), replay, drawn, batch, np.random.default_rng(seed))
 
@@ -265,7 +265,7 @@ def loss(gradients: Tensor, batch_size: int) -> Tensor:
 def _draw(state: DQNState, count: int) -> dict[str, Tensor]:
     """Columns of so many rows drawn from the replay, in memory that is kept for the next time."""
     if len(state.drawn) != count:
-        state.drawn = state.replay.room(count)
+        state.drawn = state.replay.allocate(count)
         state.batch = {n: torch.from_numpy(column) for n, column in view(state.drawn).items()}
     state.replay.sample(count, state.rng, state.drawn)
     return state.batch

@@ -26,7 +26,7 @@ from drl_assets.learning.data.episodes import Bools, Floats, Ints
 from drl_assets.learning.data.replay_buffer import Columns
 from drl_assets.learning.learners.calibration import platt_scaling
 from drl_assets.learning.learners.lambda_returns import lambda_targets, masked_q
-from drl_assets.learning.learners.mlp_ensemble import Layers, Stack
+from drl_assets.learning.learners.mlp_ensemble import Layers, MLPEnsemble
 from drl_assets.learning.learners.networks import HEADS, PosteriorQNetwork
 from drl_core.policy.actions import ACTION_COUNT, allowed
 
@@ -71,7 +71,7 @@ class FittedConfig:
 class FittedState:
     """Everything that training needs to go on bit for bit."""
 
-    stack: Stack
+    stack: MLPEnsemble
     """The members' learned weights and Adam's moments."""
     averaged: Layers
     """Moving average of the weights: what is served."""
@@ -123,7 +123,7 @@ def start(
         champion: what to go on from instead (warm start); of the same sizes.
     """
     widths = [trajectories.ROW_COLUMNS["state"][0][1], *hidden_layers, HEADS]
-    stack = Stack(widths, config.members, config.batch_size, device=device)
+    stack = MLPEnsemble(widths, config.members, config.batch_size, device=device)
     _fill(stack, champion, seed)
     recorded = torch.from_numpy(rows["state"][:, 0])
     scale = recorded.std(dim=0, correction=0).clamp(min=LEAST_SCALE)
@@ -138,7 +138,7 @@ def start(
     )
 
 
-def _fill(stack: Stack, champion: PosteriorQNetwork | None, seed: int) -> None:
+def _fill(stack: MLPEnsemble, champion: PosteriorQNetwork | None, seed: int) -> None:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         if champion is not None:
             for into, of in zip(stack.parameters.weights, champion.weights, strict=True):
@@ -227,7 +227,7 @@ def fit(
         drawn = draw_batches(groups, rows["level"].shape[1], steps, config.batch_size, state.rng)
         stretch = []
         for chosen in torch.from_numpy(drawn).to(x.device):
-            batch = Batch(x[chosen], y[chosen], mask[chosen], malicious[chosen])
+            batch = MiniBatch(x[chosen], y[chosen], mask[chosen], malicious[chosen])
             stretch.append(update(state, batch, config))
         losses, norms = (torch.stack(parts) for parts in zip(*stretch, strict=True))
         state.max_gradient_norm = max(state.max_gradient_norm, float(norms.max()))
@@ -256,7 +256,7 @@ def td_target(state: FittedState, x: Tensor, rows: Columns, config: FittedConfig
     return torch.from_numpy(y.reshape(-1, ACTION_COUNT).astype(np.float32))
 
 
-class Batch(NamedTuple):
+class MiniBatch(NamedTuple):
     """A mini-batch of each member."""
 
     x: Tensor
@@ -292,7 +292,7 @@ def draw_batches(
     return rows * levels + level
 
 
-def update(state: FittedState, batch: Batch, config: FittedConfig) -> tuple[Tensor, Tensor]:
+def update(state: FittedState, batch: MiniBatch, config: FittedConfig) -> tuple[Tensor, Tensor]:
     """One gradient step of every member; losses [K] and gradient norms after clipping [K]."""
     noise = torch.from_numpy(state.rng.standard_normal(batch.x.shape, dtype=np.float32))
     noisy = torch.add(batch.x, noise.to(batch.x.device), alpha=config.input_noise)
@@ -310,21 +310,21 @@ def update(state: FittedState, batch: Batch, config: FittedConfig) -> tuple[Tens
     return losses, norms.clamp(max=config.clip)
 
 
-def td_error(heads: Tensor, batch: Batch) -> Tensor:
+def td_error(heads: Tensor, batch: MiniBatch) -> Tensor:
     """Q-values given the row's label minus their TD targets, [K, B, 5]; 0 where masked."""
     benign, bad = heads[..., 1 : 1 + ACTION_COUNT], heads[..., 1 + ACTION_COUNT :]
     q_values = torch.where(batch.malicious[..., None], bad, benign)
     return torch.where(batch.mask, q_values - batch.td_target, 0.0)
 
 
-def loss(heads: Tensor, error: Tensor, batch: Batch) -> Tensor:
+def loss(heads: Tensor, error: Tensor, batch: MiniBatch) -> Tensor:
     """Cross-entropy of the label plus the mean squared TD error, mean over the batch, [K]."""
     label = batch.malicious.to(heads.dtype)
     entropy = nn.functional.binary_cross_entropy_with_logits(heads[..., 0], label, reduction="none")
     return entropy.mean(dim=1) + error.square().mean(dim=(1, 2))
 
 
-def loss_gradient(heads: Tensor, error: Tensor, batch: Batch) -> Tensor:
+def loss_gradient(heads: Tensor, error: Tensor, batch: MiniBatch) -> Tensor:
     """The derivative of `loss` by the heads, [K, B, 11]; the other label's head learns nothing."""
     malicious, size = batch.malicious, batch.x.shape[1]
     surprise = torch.sigmoid(heads[..., 0]) - malicious.to(heads.dtype)

@@ -1,4 +1,4 @@
-"""A stack of K multi-layer perceptrons of equal widths, trained together without autograd.
+"""An ensemble of K perceptrons of equal widths, trained together by hand-written backpropagation.
 
 What flows in are batches [K, B, in] and the derivative of any loss by the outputs; what flows out
 are outputs [K, B, out] and updated weights. All parameters are one flat tensor [K, P], so that
@@ -71,7 +71,7 @@ def padding(widths: Sequence[int]) -> int:
     return -sum(i * o + o for i, o in pairwise(widths)) % ALIGNMENT
 
 
-class Stack:
+class MLPEnsemble:
     """K perceptrons, their gradient, and AdamW's moments."""
 
     def __init__(
@@ -115,7 +115,7 @@ class Stack:
         self._trained = self._graphed() if self.device.type == "cuda" else self.reference
 
     @classmethod
-    def of(cls, networks: Sequence[QNetwork], batch: int = 64, **rest: Any) -> "Stack":
+    def of(cls, networks: Sequence[QNetwork], batch: int = 64, **rest: Any) -> "MLPEnsemble":
         """A stack that begins with the parameters of K networks of equal widths.
 
         Raises:

@@ -82,7 +82,7 @@ def select_finalists(
         rows: training rows with their folds.
         config: what the candidates are variations of.
         learning: sizes, seed, device, and `validation_steps`, the gradient steps of each candidate.
-        on_candidate: told how many candidates are done, and the steps of each.
+        on_candidate: called with how many candidates are done, and the steps of each.
 
     Returns:
         FINALISTS configurations, and the trial of each candidate.

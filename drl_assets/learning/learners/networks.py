@@ -1,4 +1,4 @@
-"""The networks: features [N, 30] -> Q-values [N, 5].
+"""Q-networks: features [N, 30] -> Q-values [N, 5].
 
 `QNetwork` is the report's, 30 -> 256 -> 256 -> 5, ReLU, Xavier-initialised. `PosteriorQNetwork` is
 the default learner's: an ensemble that says how likely the episode is malicious, and what each

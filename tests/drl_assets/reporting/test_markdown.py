@@ -33,7 +33,7 @@ def result(episodes: Episodes) -> dict[str, Any]:
 def _rows(episodes: Episodes) -> dict[str, Any]:
     from drl_assets.learning.data import trajectories
 
-    return baselines._watched(trajectories.rows_of(episodes, np.random.default_rng(0)))
+    return baselines._monitored(trajectories.rows_of(episodes, np.random.default_rng(0)))
 
 
 def test_the_report_has_tables_pictures_and_what_reproduces_it(

@@ -32,7 +32,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = trajectories.rows_of(
         from_experiences(experiences_of([EVENTS])), np.random.default_rng(0)
     )
-    rule = {"threshold_rule": baselines._threshold_rule(baselines._watched(rows))}
+    rule = {"threshold_rule": baselines._threshold_rule(baselines._monitored(rows))}
     made = dataclasses.replace(saved(seeded_network([8], 0), {}), preset="report", baselines=rule)
     release.publish(made, folder, signing_key(folder / "keys"), evaluation={})
     return folder

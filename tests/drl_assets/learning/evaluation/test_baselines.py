@@ -40,7 +40,7 @@ def recorded(episodes: Episodes) -> Columns:
 
 
 def watched(episodes: Episodes) -> Columns:
-    return baselines._watched(recorded(episodes))
+    return baselines._monitored(recorded(episodes))
 
 
 @pytest.fixture(scope="module")

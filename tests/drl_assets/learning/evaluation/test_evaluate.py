@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from drl_assets.learning.data import trajectories
 from drl_assets.learning.data.environment import LockstepReplay
 from drl_assets.learning.data.episodes import Episodes
-from drl_assets.learning.evaluation import curves, evaluate
+from drl_assets.learning.evaluation import bootstrap, curves, evaluate, policies
 from drl_assets.learning.evaluation.baselines import tune
 from drl_assets.learning.evaluation.bootstrap import SessionBootstrap
-from drl_assets.learning.evaluation.evaluate import Played, containment_at, metrics, simulate
+from drl_assets.learning.evaluation.evaluate import Rollouts, containment_at, metrics, simulate
 from drl_assets.learning.export import attack_patterns, onnx_export
 from drl_assets.learning.learners.networks import QNetwork, seeded_network
 from drl_core.policy.actions import Action
@@ -47,7 +47,7 @@ FOUR = make("mbmb")
 
 
 def test_never_acting_suffers_everything() -> None:
-    got = metrics(simulate(evaluate.never_act, FOUR), FOUR.malicious)
+    got = metrics(simulate(policies.never_act, FOUR), FOUR.malicious)
     assert got == {
         "utility": pytest.approx(-0.05 * (1 + GAMMA) / 2),
         "containment": 0.0,
@@ -60,7 +60,7 @@ def test_never_acting_suffers_everything() -> None:
 
 
 def test_always_terminating_interrupts_everybody() -> None:
-    got = metrics(simulate(evaluate.always_terminate, FOUR), FOUR.malicious)
+    got = metrics(simulate(policies.always_terminate, FOUR), FOUR.malicious)
     assert got == {
         "utility": pytest.approx((-0.5 - 8.0) / 2),
         "containment": 1.0,
@@ -73,7 +73,7 @@ def test_always_terminating_interrupts_everybody() -> None:
 
 
 def test_the_clairvoyant_is_the_bound() -> None:
-    got = metrics(simulate(evaluate.clairvoyant, FOUR), FOUR.malicious)
+    got = metrics(simulate(policies.clairvoyant, FOUR), FOUR.malicious)
     assert (got["utility"], got["containment"], got["benign_interruption"]) == (0.0, 1.0, 0.0)
     assert got["containment_at_1pct"] == 1.0
 
@@ -96,12 +96,12 @@ def test_reviewing_counts_as_containment_and_as_load() -> None:
 
 def test_without_one_of_the_classes_a_figure_is_none_not_zero() -> None:
     benign = make("bb")
-    got = metrics(simulate(evaluate.never_act, benign), benign.malicious)
+    got = metrics(simulate(policies.never_act, benign), benign.malicious)
     missing = ("containment", "time_to_containment_s", "damage_prevented", "containment_at_1pct")
     assert [got[name] for name in missing] == [None] * 4
     nobody = benign.select(np.empty(0, dtype=np.int64))
     assert (
-        evaluate.evaluate_policies(evaluate.never_act, nobody, {})["policies"]["drl"]["utility"]
+        evaluate.evaluate_policies(policies.never_act, nobody, {})["policies"]["drl"]["utility"]
         is None
     )
 
@@ -155,20 +155,20 @@ def test_the_interval_of_interruption_is_clopper_and_pearsons(
     episodes = make("b" * of, windows=1)
     nothing = np.zeros(of)
     final = np.where(np.arange(of) < hits, int(Action.TERMINATE_PROCESS), -1)
-    played = Played(nothing, final, nothing, nothing, nothing, nothing)
+    played = Rollouts(nothing, final, nothing, nothing, nothing, nothing)
     got = evaluate.intervals(played, episodes)["benign_interruption"]
     assert got == pytest.approx(interval, abs=1e-4)
 
 
 def test_the_bootstrap_is_over_sessions_and_silent_with_one() -> None:
-    assert evaluate.session_bootstrap(np.arange(5.0), ["a"] * 5) is None
+    assert bootstrap.session_bootstrap(np.arange(5.0), ["a"] * 5) is None
     values = np.array([0.0] * 50 + [1.0] * 50)
-    low, high = evaluate.session_bootstrap(values, ["a"] * 50 + ["b"] * 50) or (0, 0)
+    low, high = bootstrap.session_bootstrap(values, ["a"] * 50 + ["b"] * 50) or (0, 0)
     assert (low, high) == (0.0, 1.0), "two sessions tell little, however many episodes they hold"
     many = [str(n) for n in range(100)]
-    low, high = evaluate.session_bootstrap(values, many) or (0, 0)
+    low, high = bootstrap.session_bootstrap(values, many) or (0, 0)
     assert 0.35 < low < 0.5 < high < 0.65
-    assert evaluate.session_bootstrap(values, many, 1) == evaluate.session_bootstrap(
+    assert bootstrap.session_bootstrap(values, many, 1) == bootstrap.session_bootstrap(
         values, many, 1
     )
 
@@ -176,14 +176,14 @@ def test_the_bootstrap_is_over_sessions_and_silent_with_one() -> None:
 def test_the_table_holds_every_policy_with_intervals(episodes: Episodes) -> None:
     baselines = tune(trajectories.rows_of(episodes, np.random.default_rng(0), DEFAULT_COSTS))
     network = seeded_network([16], 0)
-    table = evaluate.evaluate_policies(evaluate.network_policy(network), episodes, baselines)
+    table = evaluate.evaluate_policies(policies.network_policy(network), episodes, baselines)
     names = {"never_act", "always_terminate", "random", "drl", "clairvoyant", *baselines}
     assert set(table["policies"]) == set(table["intervals"]) == names
     assert set(table["advantage"]) == names - {"drl"}
     assert (table["episodes"], table["sessions"]) == (24, 20)
     best = table["policies"]["clairvoyant"]["utility"]
     assert all(row["utility"] <= best for row in table["policies"].values())
-    again = evaluate.evaluate_policies(evaluate.network_policy(network), episodes, baselines)
+    again = evaluate.evaluate_policies(policies.network_policy(network), episodes, baselines)
     assert again == table
 
 
@@ -191,15 +191,15 @@ def test_the_table_holds_every_policy_with_intervals(episodes: Episodes) -> None
 def test_the_served_graph_plays_as_the_trained_network(episodes: Episodes) -> None:
     network: QNetwork = seeded_network([16], 2)
     session = onnx_export.session(onnx_export.export(network))
-    one = simulate(evaluate.network_policy(network), episodes)
-    two = simulate(evaluate.onnx_policy(session), episodes)
+    one = simulate(policies.network_policy(network), episodes)
+    two = simulate(policies.onnx_policy(session), episodes)
     np.testing.assert_array_equal(one.final_action, two.final_action)
     np.testing.assert_allclose(one.returns, two.returns)
     np.testing.assert_allclose(one.score, two.score, atol=1e-5)
 
 
 def test_a_random_policy_takes_no_masked_action(episodes: Episodes) -> None:
-    policy = evaluate.random_policy(0)
+    policy = policies.random_policy(0)
     for _ in range(5):  # a masked action would raise
         simulate(policy, episodes)
 
@@ -223,7 +223,7 @@ def test_a_pattern_is_kept_of_every_contained_malicious_episode() -> None:
 
 def test_every_figure_has_an_interval_that_holds_it(episodes: Episodes) -> None:
     table = evaluate.evaluate_policies(
-        evaluate.network_policy(seeded_network([16], 0)), episodes, {}
+        policies.network_policy(seeded_network([16], 0)), episodes, {}
     )
     for name, figures in table["policies"].items():
         for key, value in figures.items():
@@ -256,7 +256,7 @@ def test_the_interval_of_containment_at_1pct_is_that_of_resampled_episodes(
 
 
 def test_groups_cut_the_table_by_attack_type_and_by_source(episodes: Episodes) -> None:
-    table = evaluate.evaluate_policies(evaluate.never_act, episodes, {})
+    table = evaluate.evaluate_policies(policies.never_act, episodes, {})
     groups = table["per_attack_type"]
     assert set(groups) == set(episodes.attack_type)
     assert sum(one["episodes"] for one in groups.values()) == len(episodes)
@@ -268,7 +268,7 @@ def test_groups_cut_the_table_by_attack_type_and_by_source(episodes: Episodes) -
 
 
 def test_the_cost_curve_is_that_of_simulated_margins(episodes: Episodes) -> None:
-    network = evaluate.network_policy(seeded_network([16], 0))
+    network = policies.network_policy(seeded_network([16], 0))
     curve = evaluate.evaluate_policies(network, episodes, {})["cost_curve"]["drl"]
     for margin, utility, containment, interruption in list(zip(*curve.values(), strict=True))[::9]:
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drl_assets.learning.data.episodes import Episodes
-from drl_assets.learning.evaluation import evaluate
+from drl_assets.learning.evaluation import evaluate, policies
 from drl_assets.learning.evaluation.bootstrap import clopper_pearson
 from drl_assets.learning.gates import evaluation_gates
 from drl_core.settings import Gates
@@ -61,7 +61,7 @@ def test_the_champion_is_compared_on_the_same_episodes_overall_and_by_type(
     episodes: Episodes,
 ) -> None:
     found = evaluate.evaluate_policies(
-        evaluate.always_terminate, episodes, {}, champion=evaluate.never_act
+        policies.always_terminate, episodes, {}, champion=policies.never_act
     )
     against = found["against_champion"]
     assert against["utility"]["mean"] == pytest.approx(found["advantage_mean"]["never_act"])
@@ -71,7 +71,7 @@ def test_the_champion_is_compared_on_the_same_episodes_overall_and_by_type(
     parts = found["per_attack_type"].values()
     total = sum(one["against_champion"]["utility"]["mean"] * one["episodes"] for one in parts)
     assert total / len(episodes) == pytest.approx(against["utility"]["mean"])
-    alone = evaluate.evaluate_policies(evaluate.always_terminate, episodes, {})
+    alone = evaluate.evaluate_policies(policies.always_terminate, episodes, {})
     assert alone["against_champion"] is None
     assert "champion" not in alone["policies"]
 

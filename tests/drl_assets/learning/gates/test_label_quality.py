@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from drl_assets.learning.data.episodes import Bools, Floats
 from drl_assets.learning.gates import label_quality
-from drl_assets.learning.gates.label_quality import Opinion
+from drl_assets.learning.gates.label_quality import Predictions
 from drl_assets.learning.learners.networks import PosteriorQNetwork
 from drl_core.settings import Gates
 
 
 def opinion(
     episodes: int = 200, seed: int = 0, sessions: int = 20, strength: float = 2.0
-) -> Opinion:
+) -> Predictions:
     """Of a champion that is often right."""
     rng = np.random.default_rng(seed)
     malicious = rng.random(episodes) < 0.5
@@ -29,12 +29,12 @@ def opinion(
     )
 
 
-def labelled(logit: Floats, malicious: Bools, session: list[str]) -> Opinion:
+def labelled(logit: Floats, malicious: Bools, session: list[str]) -> Predictions:
     surprise = np.logaddexp(0, np.where(malicious, -logit, logit))
-    return Opinion(logit, surprise, malicious, session)
+    return Predictions(logit, surprise, malicious, session)
 
 
-def turned(of: Opinion, where: Bools) -> Opinion:
+def turned(of: Predictions, where: Bools) -> Predictions:
     return labelled(of.logit, of.malicious ^ where, of.session)
 
 
@@ -115,12 +115,12 @@ def test_each_row_is_judged_by_the_member_that_has_not_seen_its_session() -> Non
     states, malicious = np.zeros((5, 30)), np.array([True, True, False, False, False])
     first = np.array([True, False, True, False, True])
     fold = np.array([0, 0, 1, 1, -1])
-    found = label_quality.of_rows(network(), states, malicious, list("aabbc"), first, fold)
+    found = label_quality.predict(network(), states, malicious, list("aabbc"), first, fold)
     np.testing.assert_allclose(found.logit, [2.5, -3.5, -0.5])
     np.testing.assert_allclose(found.surprise, np.logaddexp(0, [-2.5, -3.5, -0.5]))
     assert found.malicious.tolist() == [True, False, False]
     assert found.session == ["a", "b", "c"]
-    everyone = label_quality.of_rows(network(), states, malicious, list("aabbc"), first)
+    everyone = label_quality.predict(network(), states, malicious, list("aabbc"), first)
     np.testing.assert_allclose(everyone.logit, [-0.5, -0.5, -0.5])
 
 
@@ -132,6 +132,6 @@ def test_the_replay_is_cut_at_the_ends_of_its_episodes() -> None:
         "last": np.array([False, True, False, True]),
         "fold": np.array([0, 0, 1, 1], np.int8),
     }
-    found = label_quality.of_replay(network(), rows)
+    found = label_quality.predict_out_of_fold(network(), rows)
     assert dataclasses.asdict(found)["session"] == ["1", "2"]
     np.testing.assert_allclose(found.logit, [2.5, -3.5])

@@ -14,7 +14,7 @@ import torch
 
 from drl_assets.learning.data import trajectories
 from drl_assets.learning.data.episodes import from_experiences
-from drl_assets.learning.evaluation import evaluate
+from drl_assets.learning.evaluation import evaluate, policies
 from drl_assets.learning.learners import cross_fitting, fitted_q
 from drl_assets.learning.learners.fitted_q import FittedConfig
 from drl_assets.learning.learners.networks import QFunction
@@ -147,6 +147,6 @@ def test_the_fitted_policy_leaves_at_most_a_fourteenth_of_always_watchings_regre
 @pytest.mark.property(32)
 def test_the_exact_values_are_those_of_simulation() -> None:
     episodes = from_experiences(transforms.experiences_of([generate(3000, seed=5)], COSTS))
-    watched = evaluate.simulate(evaluate.never_act, episodes, COSTS).returns
+    watched = evaluate.simulate(policies.never_act, episodes, COSTS).returns
     error = watched.std() / np.sqrt(len(watched))
     assert abs(watched.mean() - value_of(None)) < 4 * error

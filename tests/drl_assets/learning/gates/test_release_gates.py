@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from drl_assets.learning.gates.release_gates import GATES, Gate
+from drl_assets.learning.gates.release_gates import GATES, ReleaseGate
 from drl_assets.learning.gates.verdicts import Verdict
 from drl_assets.learning.learners.checkpoint import Checkpoint
 from drl_assets.learning.learners.networks import PosteriorQNetwork, seeded_network
@@ -41,7 +41,7 @@ def judge(name: str, **given: Any) -> Verdict:
     return gate(name).judge(Shown(given=given))
 
 
-def gate(name: str) -> Gate:
+def gate(name: str) -> ReleaseGate:
     (found,) = (one for one in GATES if one.name == name)
     return found
 

@@ -17,7 +17,7 @@ from drl_assets.learning.learners import checkpoint as checkpoints
 from drl_assets.learning.learners import cross_fitting, fitted_q, lambda_returns, model_selection
 from drl_assets.learning.learners.calibration import platt_scaling
 from drl_assets.learning.learners.fitted_q import FittedConfig, FittedState
-from drl_assets.learning.learners.mlp_ensemble import Stack
+from drl_assets.learning.learners.mlp_ensemble import MLPEnsemble
 from drl_assets.learning.learners.networks import HEADS, PosteriorQNetwork
 from tests.drl_assets.learning.small import SMALL, randomised
 
@@ -137,14 +137,14 @@ def test_the_hand_written_fit_is_that_of_autograd(
 ) -> None:
     """In float64, several refreshes, clipping and calibration included."""
 
-    def made(autograd: bool) -> Callable[..., Stack]:
-        return lambda *sizes, device: Stack(
+    def made(autograd: bool) -> Callable[..., MLPEnsemble]:
+        return lambda *sizes, device: MLPEnsemble(
             *sizes, device=device, dtype=torch.float64, autograd=autograd
         )
 
     found = []
     for autograd in (False, True):
-        monkeypatch.setattr(fitted_q, "Stack", made(autograd))
+        monkeypatch.setattr(fitted_q, "MLPEnsemble", made(autograd))
         state = begin(rows)
         state.mean, state.scale = state.mean.double(), state.scale.double()
         fitted_q.fit(state, rows, CONFIG)

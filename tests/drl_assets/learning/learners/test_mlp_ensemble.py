@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from drl_assets.learning.learners.mlp_ensemble import Stack
+from drl_assets.learning.learners.mlp_ensemble import MLPEnsemble
 from drl_assets.learning.learners.networks import QNetwork, seeded_network
 
 HIDDEN = [24, 16]
@@ -17,9 +17,11 @@ MEMBERS = pytest.mark.parametrize("members", [1, 3])
 FORMS = pytest.mark.parametrize("autograd", [False, True], ids=["by hand", "autograd"])
 
 
-def seeded(hidden: list[int], seed: int, members: int = 1, batch: int = 64, **rest: Any) -> Stack:
+def seeded(
+    hidden: list[int], seed: int, members: int = 1, batch: int = 64, **rest: Any
+) -> MLPEnsemble:
     """A stack whose member k begins as `seeded_network(hidden, seed + k)`."""
-    return Stack.of([seeded_network(hidden, seed + k) for k in range(members)], batch, **rest)
+    return MLPEnsemble.of([seeded_network(hidden, seed + k) for k in range(members)], batch, **rest)
 
 
 def batches(members: int, count: int, size: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
@@ -104,8 +106,8 @@ def test_the_gradient_is_autograds_at_any_depth_and_width(
     widths: list[int], members: int, batch: int, seed: int
 ) -> None:
     source = torch.Generator().manual_seed(seed)
-    stack = Stack(widths, members, batch, dtype=torch.float64)
-    other = Stack(widths, members, batch, dtype=torch.float64, autograd=True)
+    stack = MLPEnsemble(widths, members, batch, dtype=torch.float64)
+    other = MLPEnsemble(widths, members, batch, dtype=torch.float64, autograd=True)
     stack.parameters.flat.copy_(
         torch.randn(stack.parameters.flat.shape, generator=source, dtype=torch.float64)
     )
@@ -166,7 +168,7 @@ def test_members_do_not_touch_one_another() -> None:
 
 
 def test_a_restored_stack_goes_on_bit_for_bit() -> None:
-    def train(stack: Stack, steps: range) -> None:
+    def train(stack: MLPEnsemble, steps: range) -> None:
         for step in steps:
             source = torch.Generator().manual_seed(step)
             stack.backward(stack.forward(torch.randn(1, 8, 30, generator=source)) - 1.0)

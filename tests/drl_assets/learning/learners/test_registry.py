@@ -11,7 +11,7 @@ import torch
 
 from drl_assets.learning import trainer
 from drl_assets.learning.data.episodes import from_experiences
-from drl_assets.learning.evaluation import evaluate
+from drl_assets.learning.evaluation import evaluate, policies
 from drl_assets.learning.export import onnx_export, release
 from drl_assets.learning.learners import checkpoint as checkpoints
 from drl_assets.learning.learners import registry
@@ -97,7 +97,7 @@ def test_it_is_evaluated_beside_baselines_tuned_on_its_trajectories(
 ) -> None:
     assert {"report_dqn", "logistic_regression"} <= trained.baselines.keys()
     result = evaluate.evaluate_policies(
-        evaluate.network_policy(trained.network()), from_experiences(frame), trained.baselines
+        policies.network_policy(trained.network()), from_experiences(frame), trained.baselines
     )
     assert {"drl", "report_dqn", "threshold_rule"} <= result["policies"].keys()
     assert math.isfinite(result["advantage_mean"]["threshold_rule"])
