@@ -67,7 +67,7 @@ IN_FORCE: dict[str, Callable[[Service], Any]] = {
     "serving.decision_log_days": lambda s: s.maintenance.retention_days,
     "serving.max_body_bytes": lambda s: s.limits.max_body_bytes,
     "serving.max_batch": lambda s: s.limits.max_batch,
-    "serving.max_queue_ms": lambda s: round(s.gateway.max_queue_s * 1000),
+    "serving.max_in_flight": lambda s: s.gateway.shedder.max_in_flight,
     "serving.request_timeout_s": lambda s: s.limits.timeout_s,
     "access.rate_per_s": lambda s: s.access._rate,
     "access.rate_burst": lambda s: s.access._burst,
