@@ -8,6 +8,7 @@ import datetime as dt
 import hashlib
 import ipaddress
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ class AccessControl:
         refused: OnRefusal = lambda reason, who, client: None,
     ) -> None:
         self._file = KeyFile(settings.keys_path)
+        self._polling = threading.Lock()
         self._stamp = _stamp(self._file)
         self._keyring = ApiKeyring(self._file.read())
         self._tokens = _verifier(settings)
@@ -151,18 +153,19 @@ class AccessControl:
         if self._rate > 0 and time.monotonic() - self._pruned > PRUNE_S:
             self._pruned = time.monotonic()
             self._buckets.prune(self._rate, self._burst)
-        stamp = _stamp(self._file)
-        if stamp == self._stamp:
-            return False
-        self._stamp = stamp
-        self._required = True
-        try:
-            self._keyring = ApiKeyring(self._file.read())
-        except (KeyFileError, OSError) as error:
-            _log.error("API keys refused, those before stay", error=str(error))
-            return False
-        self._verified = {}
-        return True
+        with self._polling:  # who returns has the keys of the file, whoever read them
+            stamp = _stamp(self._file)
+            if stamp == self._stamp:
+                return False
+            self._stamp = stamp
+            self._required = True
+            try:
+                self._keyring = ApiKeyring(self._file.read())
+            except (KeyFileError, OSError) as error:
+                _log.error("API keys refused, those before stay", error=str(error))
+                return False
+            self._verified = {}
+            return True
 
     def _verify(self, credential: bytes, digest: bytes, client: str | None) -> Principal:
         address = _network(client)

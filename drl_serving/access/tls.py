@@ -1,6 +1,7 @@
 """TLS by configuration: two PEM files in, uvicorn's options and an SSL context out."""
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """Options of `uvicorn.Config`; none where TLS is not configured.
 
-    uvicorn's `PROTOCOL_TLS_SERVER` context speaks TLS 1.2 and 1.3, as Python's own default does.
+    The context speaks TLS 1.2 and 1.3, whatever the system's OpenSSL is configured to allow.
 
     Raises:
         SettingsError: one file of the two is missing, or they do not belong together.
@@ -34,7 +35,14 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "ssl_keyfile": str(key),
         "ssl_version": ssl.PROTOCOL_TLS_SERVER,
         "ssl_ciphers": CIPHERS,
+        "ssl_context_factory": _tls_1_2_or_newer,
     }
+
+
+def _tls_1_2_or_newer(_: object, uvicorns: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    context = uvicorns()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # a Python of Debian leaves it to OpenSSL
+    return context
 
 
 def _files(settings: Settings) -> tuple[Path, Path] | None:

@@ -73,6 +73,15 @@ def test_the_service_answers_over_https_and_nothing_older_than_tls_1_2(
             thread.join(30)
 
 
+def test_the_oldest_version_is_tls_1_2_where_openssl_is_configured_to_allow_older(
+    configured: Settings,
+) -> None:
+    lenient = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    lenient.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context = uvicorn_options(configured)["ssl_context_factory"](None, lambda: lenient)
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
 def test_without_files_there_is_no_tls() -> None:
     assert uvicorn_options(Settings()) == {}
 
