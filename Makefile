@@ -73,7 +73,7 @@ lint: $(VENV)/.dev ## format, lint, types, import rules
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.docs ## the documentation as a site, in build/site
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # torch pins its CUDA packages itself
 constraints: $(BIN)/uv ## the newest versions that fit together, of every package, into constraints.txt

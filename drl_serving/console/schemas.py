@@ -99,7 +99,7 @@ class Matrix(Struct, frozen=True, kw_only=True):
     """How often which action of the champion met which of the challenger."""
 
     counts: list[list[int]]
-    """[5][5]: rows are the champion's actions, columns the challenger's."""
+    """5 x 5: rows are the champion's actions, columns the challenger's."""
     skipped: int
 
     @property
