@@ -135,7 +135,7 @@ def oracle_table(seeds: int, trajectories: int) -> None:
 
 
 def _act(baseline: dict[str, object], states: np.ndarray) -> np.ndarray:
-    return baselines.decide(baseline, states.astype(np.float64))[0]
+    return baselines.act(baseline, states.astype(np.float64))[0]
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ ABOUT = {
     "containment_over_time": "Share of the malicious episodes ended by a time.",
     "calibration": (
         "Confidence that containing is right, the highest of an episode while only monitoring: for "
-        "`drl` the probability of malice that its Q-values speak of, 1 + Q(quarantine) / cost of "
+        "`drl` the probability of malice implied by its Q-values, 1 + Q(quarantine) / cost of "
         "interrupting; for classifiers their own probability. Right: the episode is malicious. ECE "
         "over ten bins; each bin's share against its mean confidence."
     ),
@@ -96,7 +96,7 @@ def advantages(result: Mapping[str, Any]) -> str:
 
 
 def off_policy(found: Mapping[str, Any]) -> str:
-    """What the log of real interventions says of the policy."""
+    """Off-policy estimates from the log of real interventions."""
     if not found["decisions"]:
         return "No window carries a real intervention: nothing can be estimated from logs."
     lines = [

@@ -1,6 +1,6 @@
 """Replay environments over recorded episodes: in lockstep for evaluation, Gymnasium for agents.
 
-Until it is contained an artefact hardly depends on us, so a recording tells what the next window
+Until it is contained an artefact hardly depends on us, so a recording shows what the next window
 would have been, whichever action is taken; isolation alone changes what is observed (see
 `episodes.isolated`). Rewards are those of `drl_core.policy.reward.hindsight`, looked up, never
 computed anew.

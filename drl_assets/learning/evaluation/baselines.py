@@ -7,7 +7,6 @@ of the highest utility on scores of sessions that the scorer was not fitted on; 
 on all.
 """
 
-import dataclasses
 from itertools import product
 from typing import Any
 
@@ -15,15 +14,14 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from drl_assets.learning.data.environment import ContainmentEnv
 from drl_assets.learning.data.episodes import Episodes, Floats, Ints
 from drl_assets.learning.data.replay_buffer import Columns
 from drl_assets.learning.data.trajectories import as_recorded
 from drl_assets.learning.evaluation import classifiers
 from drl_assets.learning.evaluation.classifiers import Family, Hyperparameters
 from drl_assets.learning.evaluation.stopping_rules import Rule, Stopping
-from drl_assets.learning.learners import dqn
-from drl_assets.learning.learners.networks import choose_device, seeded_network
+from drl_assets.learning.learners.base import TrainingTask
+from drl_assets.learning.learners.dqn import DQNConfig
 from drl_core.policy import reward
 from drl_core.policy.actions import Action
 from drl_core.policy.features import FEATURES
@@ -68,7 +66,7 @@ def tune(rows: Columns, seed: int = 0, known: dict[str, Any] | None = None) -> d
         known: an earlier result: its hyper-parameters are taken, models and thresholds are new.
 
     Returns:
-        name -> {"kind", the scorer's numbers, those of a `stopping.Rule`, "hyperparameters",
+        name -> {"kind", the scorer's numbers, those of a `stopping_rules.Rule`, "hyperparameters",
         "folds" (0 where there were too few sessions to leave any out), "about"}; numbers, texts and
         tensors only.
         Empty unless both classes are there.
@@ -98,17 +96,16 @@ def report_dqn(
         learning: seed, device, sizes and number of its episodes.
         costs: the cost table.
     """
-    config = dqn.DQNConfig.from_settings(learning)
-    device = choose_device(learning.device)
-    network = seeded_network(learning.hidden_layers, learning.seed)
-    state = dqn.start(config, network, learning.seed, device)
-    dqn.fit(state, ContainmentEnv(episodes, costs), config, device)
+    config = DQNConfig.from_settings(learning)
+    algorithm = config.create(TrainingTask(episodes, learning, costs))
+    algorithm.fit(lambda done, total, text: None, lambda: None)
+    policy = algorithm.result()
     return {
         "kind": "network",
-        "hidden_layers": list(learning.hidden_layers),
-        "weights": {k: v.detach().cpu() for k, v in state.network.state_dict().items()},
-        "hyperparameters": dataclasses.asdict(config),
-        "about": f"{state.gradient_steps} gradient steps",
+        "hidden_layers": policy.hidden_layers,
+        "weights": {k: v.detach().cpu() for k, v in policy.network.state_dict().items()},
+        "hyperparameters": policy.hyperparameters,
+        "about": f"{policy.gradient_steps} gradient steps",
     }
 
 
@@ -119,11 +116,11 @@ def score(baseline: Baseline, features: Floats) -> Floats:
     return classifiers.linear(baseline, features)
 
 
-def decide(baseline: Baseline, features: Floats) -> tuple[Ints, Floats]:
+def act(baseline: Baseline, features: Floats) -> tuple[Ints, Floats]:
     """A tuned baseline's decisions; features [N, 30] -> (actions [N], scores [N])."""
     scores = score(baseline, features)
-    watch = int(Action.CONTINUE_MONITORING)
-    below = np.where(scores > baseline["threshold"], baseline["band"], watch)
+    monitor = int(Action.CONTINUE_MONITORING)
+    below = np.where(scores > baseline["threshold"], baseline["band"], monitor)
     actions = np.where(scores > baseline["act_threshold"], baseline["act"], below)
     return actions.astype(np.int64), scores
 

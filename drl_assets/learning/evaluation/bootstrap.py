@@ -2,7 +2,7 @@
 
 Episodes of one session resemble each other, so sessions are what is drawn (a clustered bootstrap).
 Per-episode numerators and denominators come in, 95 % intervals come out, None where fewer than two
-sessions have anything to say.
+sessions have such episodes.
 """
 
 import numpy as np

@@ -81,7 +81,7 @@ def logistic(score: Floats) -> Floats:
 
 
 def implied(q: Floats, costs: CostTable) -> Floats:
-    """The probability of malice that Q-values [N, 5] speak of, [N].
+    """The probability of malice that is implied by Q-values [N, 5], [N].
 
     Quarantine costs `interrupt_quarantine` where the episode is benign and nothing where it is
     malicious, so its Q-value is that cost times the probability that it is benign.

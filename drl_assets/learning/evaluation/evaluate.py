@@ -1,8 +1,8 @@
 """Policy evaluation by replay of recorded episodes: policies side by side, with intervals.
 
-`simulate` plays a policy over every episode, `metrics` sums up, `intervals` says how sure that is,
-and `evaluate_policies` puts the served policy beside its baselines. Evaluation never trains:
-baselines come in tuned (`baselines.tune`).
+`simulate` plays a policy over every episode, `metrics` sums up, `intervals` adds confidence
+intervals, and `evaluate_policies` puts the served policy beside its baselines. Evaluation never
+trains: baselines come in tuned (`baselines.tune`).
 """
 
 from collections.abc import Callable
@@ -343,7 +343,7 @@ def notes(episodes: Episodes) -> list[str]:
     ):
         count = len(np.unique(sessions[of]))
         if not count:
-            found.append(f"no {name} episode: {lost} cannot be told")
+            found.append(f"no {name} episode: {lost} cannot be estimated")
         elif count == 1:
             found.append(
                 f"one {name} session only ({sessions[of][0]}): nothing can be said of other "

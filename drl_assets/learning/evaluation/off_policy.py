@@ -193,7 +193,7 @@ def _weighted_importance_sampling(
 
 
 def _support(log: Log, wanted: Ints, action: Action) -> dict[str, Any]:
-    """What the log says of one action.
+    """Support of one action in the log.
 
     Returns:
         logged (how often it was taken), wanted (decisions where the policy would take it), agreed

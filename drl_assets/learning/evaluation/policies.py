@@ -21,7 +21,7 @@ Policy = Callable[[LockstepReplay], tuple[Ints, Floats]]
 """What is observed -> (actions [A], scores [A]: how much the policy wants to contain now)."""
 
 QValues = Callable[[LockstepReplay], Floats]
-"""What is observed -> the worth of each action, [A, 5]."""
+"""What is observed -> Q-values, [A, 5]."""
 
 
 def _constant(action: Action) -> Policy:
@@ -109,7 +109,7 @@ def baseline_policy(baseline: dict[str, Any]) -> Policy:
     def policy(replay: LockstepReplay) -> tuple[Ints, Floats]:
         # as in training: a split between two float32 values must not be decided by their rounding
         features = replay.features.astype(np.float32).astype(np.float64)
-        actions, scores = baselines.decide(baseline, features)
+        actions, scores = baselines.act(baseline, features)
         actions[(actions == Action.INCREASE_ISOLATION) & (replay.level > 0)] = 0  # it stays
         return actions, scores
 

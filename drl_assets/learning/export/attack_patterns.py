@@ -23,7 +23,7 @@ def patterns(
     """One pattern for every malicious episode that the policy ends or hands to an analyst.
 
     `features` are those of the decision, `reward` is the hindsight reward of the action taken, and
-    `confidence` the probability of malice that the Q-values speak of (`curves.implied`).
+    `confidence` the probability of malice implied by the Q-values (`curves.implied`).
     """
     q_values = policies.network_q(network)
     policy = policies.greedy(q_values)

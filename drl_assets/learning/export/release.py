@@ -26,7 +26,7 @@ def manifest(
     run_id: str | None,
     commit: str | None,
 ) -> Manifest:
-    """What there is to say of a model before it is signed.
+    """The manifest of a model before it is signed.
 
     Args:
         checkpoint: the trained policy.

@@ -51,7 +51,7 @@ def champion_predictions(
     """
     network = champion.network()
     if not isinstance(network, PosteriorQNetwork):
-        raise TypeError(f"{champion.algorithm.title} has no posterior of malice to be asked for")
+        raise TypeError(f"{champion.algorithm.title} has no posterior of malice")
     of_new = predict(
         network,
         new["state"].to_numpy(),
@@ -78,8 +78,8 @@ def predict(
         malicious: [N], labels.
         session: [N].
         first: [N], True on the first row of each episode.
-        fold: [N], for rows that it learned from: the member that has not seen a row's session is
-            asked (-1: all of them), as everybody is where it is None.
+        fold: [N], for rows that it learned from: the prediction is that of the member
+            that has not seen a row's session (-1, or None: the mean of all members).
     """
     x = torch.from_numpy(np.array(states, dtype=np.float32))
     with torch.no_grad():

@@ -2,8 +2,8 @@
 
 `G1` and `G2` draw trajectories in the format the learners are fitted on (`ROW_COLUMNS`) and are
 solved exactly by backward induction: windows are independent given the family, so the number of
-windows seen and the up counts say all there is to know. In go a count and a seed, or a policy
-(states [N, 30] -> actions [N]); out come rows, exact values, and the policy's regret.
+windows seen and the up counts are a sufficient statistic. A count and a seed, or a policy (states
+[N, 30] -> actions [N]), come in; rows, exact values, and the policy's regret come out.
 
 What the generators have in common: a trajectory has 50 windows. A window shows every channel up or
 down; then an action is chosen, paid for that window and discounted by 0.99 a window, so the first

@@ -100,7 +100,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def save_progress(path: Path, fingerprint: str, state: dict[str, Any]) -> None:
-    """Save an unfinished training so that a killed run goes on from here.
+    """Save an unfinished training so that a killed run resumes from here.
 
     Args:
         path: the progress file.

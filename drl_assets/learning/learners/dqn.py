@@ -89,7 +89,7 @@ class DQNConfig:
 
 @dataclass
 class DQNState:
-    """Everything that training needs to go on bit for bit."""
+    """Everything that training needs to resume bit for bit."""
 
     stack: MLPEnsemble
     """The learned network and Adam's moments."""
@@ -107,7 +107,7 @@ class DQNState:
     losses: list[float] = field(default_factory=list)
     """Mean loss of each episode that had one."""
     max_gradient_norm: float = 0.0
-    """Greatest norm after clipping."""
+    """Greatest norm of a gradient after clipping."""
 
     @property
     def network(self) -> QNetwork:
@@ -202,8 +202,8 @@ def update(
 ) -> tuple[Tensor, Tensor]:
     """So many gradient steps on mini-batches; the target network follows every 1,000.
 
-    As the target network stands still in between, several batches are drawn, and their TD targets
-    computed, at once: the same steps as one by one, and faster.
+    As the target network stands still in between, several mini-batches are drawn, and their TD
+    targets computed, at once: the same steps as one by one, and faster.
 
     Returns:
         The losses [count], and the gradients' norms [count] before clipping.

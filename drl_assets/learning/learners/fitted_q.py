@@ -69,7 +69,7 @@ class FittedConfig:
 
 @dataclass
 class FittedState:
-    """Everything that training needs to go on bit for bit."""
+    """Everything that training needs to resume bit for bit."""
 
     stack: MLPEnsemble
     """The members' learned weights and Adam's moments."""
@@ -120,7 +120,7 @@ def start(
         hidden_layers: of each member; Xavier-initialised, each member from a seed of its own.
         seed: of everything.
         device: where the members live.
-        champion: what to go on from instead (warm start); of the same sizes.
+        champion: warm start from its weights instead; of the same sizes.
     """
     widths = [trajectories.ROW_COLUMNS["state"][0][1], *hidden_layers, HEADS]
     stack = MLPEnsemble(widths, config.members, config.batch_size, device=device)
@@ -207,7 +207,7 @@ def fit(
     """Train until `config.gradient_steps`, in place.
 
     Args:
-        state: where to begin; a state restored from a checkpoint goes on bit for bit.
+        state: where to begin; a restored state resumes bit for bit.
         rows: the replay, N rows of `trajectories.ROW_COLUMNS`.
         config: hyper-parameters.
         on_stretch: called after the steps between two target updates, to save or show progress.

@@ -270,7 +270,7 @@ class MLPEnsemble:
             bias.copy_(state[f"layers.{2 * i}.bias"][None])
 
     def dump(self) -> dict[str, Tensor]:
-        """Parameters, moments and steps: what training needs to go on bit for bit."""
+        """Parameters, moments and steps: what training needs to resume bit for bit."""
         return {
             "parameters": self.parameters.flat,
             "first_moment": self._moments[0],

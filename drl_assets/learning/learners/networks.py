@@ -1,8 +1,8 @@
 """Q-networks: features [N, 30] -> Q-values [N, 5].
 
 `QNetwork` is the report's, 30 -> 256 -> 256 -> 5, ReLU, Xavier-initialised. `PosteriorQNetwork` is
-the default learner's: an ensemble that says how likely the episode is malicious, and what each
-action is worth if it is and if it is not.
+the default learner's: an ensemble that estimates the probability that the episode is malicious, and
+the Q-values given that it is and that it is not.
 """
 
 from abc import ABC, abstractmethod
@@ -54,7 +54,7 @@ class PosteriorQNetwork(QFunction):
     """K perceptrons, averaged; Q(x, a) = p(x) Q(x, a | malicious) + (1 - p(x)) Q(x, a | benign).
 
     p = sigmoid(slope * logit + offset). The decomposition is exact for the expected return; it lets
-    the label, which a recording tells at every step, be learned by its own proper score, and leaves
+    the label, which is known at every recorded step, be learned by its own proper score, and leaves
     two numbers to calibrate on sessions that were left out (Platt 1999).
 
     Buffers: `mean` and `scale` [30] standardise the features; `slope` and `offset` [].
@@ -82,7 +82,7 @@ class PosteriorQNetwork(QFunction):
         return posterior_q(self.heads(features).mean(dim=0), self.slope, self.offset)
 
     def heads(self, features: Tensor) -> Tensor:
-        """What each member says of features [N, 30], [K, N, 11]."""
+        """Each member's outputs for features [N, 30], [K, N, 11]."""
         h = (features - self.mean) / self.scale
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             h = (h.relu() if i else h) @ weight + bias

@@ -128,8 +128,8 @@ def test_a_checkpoint_keeps_them_as_numbers_and_tensors(
     states = watched(episodes)["state"].astype(np.float64)
     for name in NAMES:
         for one, two in zip(
-            baselines.decide(tuned[name], states),
-            baselines.decide(loaded[name], states),
+            baselines.act(tuned[name], states),
+            baselines.act(loaded[name], states),
             strict=True,
         ):
             np.testing.assert_array_equal(one, two)
@@ -172,7 +172,7 @@ def test_logistic_regression_with_two_thresholds_is_nearly_optimal_on_g1() -> No
     """A sequential probability ratio test is optimal there, and this is one."""
     tuned = baselines.tune(G1.sample(1000, seed=0), known=CHEAP)
     shares = {
-        name: G1.regret(lambda states, one=tuned[name]: baselines.decide(one, states)[0]).share
+        name: G1.regret(lambda states, one=tuned[name]: baselines.act(one, states)[0]).share
         for name in ("logistic_regression", "logistic_regression_2")
     }
     assert shares["logistic_regression_2"] < 0.01
