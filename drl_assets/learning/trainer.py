@@ -68,27 +68,8 @@ def train(
     torch.set_num_threads(1)  # two are slower for a network of this size
     task = TrainingTask(episodes, learning, costs, parent)
     policy = _fit(config, task, progress, progress_path)
-    greedy = policies.network_policy(policy.network)
-    returns = evaluate.simulate(greedy, episodes, costs).returns
-    return Checkpoint(
-        preset=learning.preset,
-        seed=learning.seed,
-        hidden_layers=policy.hidden_layers,
-        weights={k: v.detach().cpu() for k, v in policy.network.state_dict().items()},
-        replay=policy.replay,
-        hyperparameters=policy.hyperparameters,
-        costs_version=costs.version,
-        training_date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        training_episodes=len(episodes) + (parent.training_episodes if parent else 0),
-        gradient_steps=policy.gradient_steps,
-        losses=policy.losses,
-        returns=policy.returns,
-        final_average_reward=float(returns.mean()),
-        max_gradient_norm=policy.max_gradient_norm,
-        batches=[*(parent.batches if parent else []), *(batches or [])],
-        parent_version=parent.version if parent else None,
-        baselines=_tuned_baselines(policy, task) if tune_baselines else {},
-    )
+    tuned = _tuned_baselines(policy, task) if tune_baselines else {}
+    return _checkpoint(policy, task, batches or [], tuned)
 
 
 def continues(
@@ -118,6 +99,34 @@ def _fit(
     algorithm.fit(progress, lambda: checkpoints.save_progress(path, mark, algorithm.dump()))
     path.unlink(missing_ok=True)
     return algorithm.result()
+
+
+def _checkpoint(
+    policy: FittedPolicy, task: TrainingTask, batches: list[str], tuned: dict[str, Any]
+) -> Checkpoint:
+    """The policy with its lineage, and its mean return on the episodes that it learned from."""
+    learning, costs, parent, episodes = task.learning, task.costs, task.parent, task.episodes
+    greedy = policies.network_policy(policy.network)
+    returns = evaluate.simulate(greedy, episodes, costs).returns
+    return Checkpoint(
+        preset=learning.preset,
+        seed=learning.seed,
+        hidden_layers=policy.hidden_layers,
+        weights={k: v.detach().cpu() for k, v in policy.network.state_dict().items()},
+        replay=policy.replay,
+        hyperparameters=policy.hyperparameters,
+        costs_version=costs.version,
+        training_date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        training_episodes=len(episodes) + (parent.training_episodes if parent else 0),
+        gradient_steps=policy.gradient_steps,
+        losses=policy.losses,
+        returns=policy.returns,
+        final_average_reward=float(returns.mean()),
+        max_gradient_norm=policy.max_gradient_norm,
+        batches=[*(parent.batches if parent else []), *batches],
+        parent_version=parent.version if parent else None,
+        baselines=tuned,
+    )
 
 
 def _tuned_baselines(policy: FittedPolicy, task: TrainingTask) -> dict[str, Any]:

@@ -126,14 +126,14 @@ class Oracle:
             5], indexed by the up count of each channel, then by the action.
         """
         tables: list[Floats] = []
-        following: Floats | None = None
+        next_value: Floats | None = None
         for seen in range(WINDOWS, 0, -1):
             belief = self.posterior(_grid(seen, self.channels), seen)
             q = belief @ self.rewards[seen - 1]
-            if following is not None:
-                go_on = GAMMA * self._expected(following, belief)
+            if next_value is not None:
+                go_on = GAMMA * self._expected(next_value, belief)
                 q[..., _GO_ON] += go_on[..., None]
-            following = q.max(axis=-1)
+            next_value = q.max(axis=-1)
             tables.insert(0, q)
         return tables
 
@@ -211,13 +211,13 @@ class Oracle:
     def _rewards_of(self, family: Ints) -> Floats:
         return self.rewards.transpose(1, 0, 2)[family]
 
-    def _expected(self, following: Floats, belief: Floats) -> Floats:
-        """Expected value of `following` [n + 2, ..] one window on from beliefs [n + 1, .., F]."""
+    def _expected(self, next_value: Floats, belief: Floats) -> Floats:
+        """Expected value of `next_value` [n + 2, ..] one window on from beliefs [n + 1, .., F]."""
         total = np.zeros(belief.shape[:-1])
         for shown in product((0, 1), repeat=self.channels):
             chance = np.where(shown, self.p_up, 1 - self.p_up).prod(axis=1)
             cells = tuple(slice(up, up + len(belief)) for up in shown)
-            total += belief @ chance * following[cells]
+            total += belief @ chance * next_value[cells]
         return total
 
 

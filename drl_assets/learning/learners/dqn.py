@@ -149,29 +149,7 @@ def fit(
         FloatingPointError: the loss is not finite.
     """
     while state.episode < config.episodes:
-        epsilon = config.epsilon(state.episode)
-        observation, info = env.reset(seed=int(state.rng.integers(2**31)))
-        total, done = 0.0, False
-        losses: list[Tensor] = []
-        norms: list[Tensor] = []
-        while not done:
-            action = epsilon_greedy(state, observation, info["action_mask"], epsilon, device)
-            next_observation, reward, terminated, truncated, info = env.step(np.int64(action))
-            state.replay.add(
-                {
-                    "state": observation[None],
-                    "action": np.asarray([action]),
-                    "reward": np.asarray([reward], dtype=np.float32),
-                    "next_state": next_observation[None],
-                    "terminated": np.asarray([terminated]),
-                }
-            )
-            observation, done = next_observation, terminated or truncated
-            total += reward
-            if len(state.replay) >= config.batch_size:
-                step_loss, norm = update(state, config, device)
-                losses.append(step_loss)
-                norms.append(norm)
+        total, losses, norms = _play_episode(state, env, config, device)
         state.episode += 1
         state.returns.append(total)
         if losses:
@@ -181,6 +159,36 @@ def fit(
             if not np.isfinite(state.losses[-1]):
                 raise FloatingPointError(f"loss is not finite in episode {state.episode}")
         on_episode(state)
+
+
+def _play_episode(
+    state: DQNState, env: ContainmentEnv, config: DQNConfig, device: torch.device
+) -> tuple[float, list[Tensor], list[Tensor]]:
+    """Play one episode, a gradient step a window; its return, and each step's loss and norm."""
+    epsilon = config.epsilon(state.episode)
+    observation, info = env.reset(seed=int(state.rng.integers(2**31)))
+    total, done = 0.0, False
+    losses: list[Tensor] = []
+    norms: list[Tensor] = []
+    while not done:
+        action = epsilon_greedy(state, observation, info["action_mask"], epsilon, device)
+        next_observation, reward, terminated, truncated, info = env.step(np.int64(action))
+        state.replay.add(
+            {
+                "state": observation[None],
+                "action": np.asarray([action]),
+                "reward": np.asarray([reward], dtype=np.float32),
+                "next_state": next_observation[None],
+                "terminated": np.asarray([terminated]),
+            }
+        )
+        observation, done = next_observation, terminated or truncated
+        total += reward
+        if len(state.replay) >= config.batch_size:
+            step_loss, norm = update(state, config, device)
+            losses.append(step_loss)
+            norms.append(norm)
+    return total, losses, norms
 
 
 def epsilon_greedy(
