@@ -1,4 +1,4 @@
-"""Runs the service until it is told to stop: `python -m drl_serving`.
+"""Entry point of the service: `python -m drl_serving`, until SIGTERM or SIGINT.
 
 It binds the port first, so that a caller waits instead of being refused, then imports the rest and
 forks `serving.workers` workers that accept from it.
@@ -37,7 +37,7 @@ def run(settings: Settings) -> NoReturn:
     from drl_serving.server import worker
 
     require_credentials(settings)
-    uvicorn_options(settings)  # told now where TLS is configured wrongly
+    uvicorn_options(settings)  # fails now where TLS is configured wrongly
     metrics.prepare(settings)
     module = [sys.executable, "-m"]
     prefork.run(
@@ -49,7 +49,7 @@ def run(settings: Settings) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Serve by the configuration; a wrong one is told in one line, with exit status 1."""
+    """Serve by the configuration; an invalid one is one line of error, exit status 1."""
     try:
         run(load())
     except SettingsError as error:

@@ -1,4 +1,4 @@
-"""The application: settings in, an ASGI app out, with every part wired in one place.
+"""Application factory: settings in, an ASGI app out, with every part wired in one place.
 
 One event is decided inline on the event loop; loading models, landing telemetry and reading
 releases run in threads. Nothing but a model and the workers' shared memory is needed to decide:
@@ -151,7 +151,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
-        """Load the model, then serve, with what has to be done now and then beside it."""
+        """Load the model, then serve, with the background tasks beside it."""
         await self.models.poll()
         await self.storage.open()
         background = [

@@ -1,4 +1,4 @@
-"""Every route of the service, and the framework's application that has them."""
+"""The Litestar application: every controller, its dependencies and exception handler."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager

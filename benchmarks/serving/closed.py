@@ -1,4 +1,4 @@
-"""Closed loop: all servers in turn, again and again, with 1, 16 and 64 connections; batches too."""
+"""Closed loop: interleaved rounds over all servers, with 1, 16 and 64 connections; batches too."""
 
 import contextlib
 import http.client

@@ -1,4 +1,4 @@
-"""Scopes for Litestar's routes: `guards=[requires("patterns")]` on a controller or a handler."""
+"""Litestar guards for scopes: `guards=[requires("patterns")]` on a controller or a handler."""
 
 from typing import Any
 
@@ -11,10 +11,11 @@ from drl_serving.access.service import AccessControl, forbidden
 
 
 def requires(scope: Scope) -> Guard:
-    """A guard that lets callers with a scope pass.
+    """A guard for callers with a scope.
 
-    The principal is `scope["state"]["principal"]`, where the front has put it; a request that came
-    in by another way has none and is refused. `app.state.access`, where there is one, is told.
+    The principal is `scope["state"]["principal"]`, where the gateway has put it; a request that
+    did not pass the gateway has none and is refused. `app.state.access`, where there is
+    one, decides and counts.
 
     Raises:
         Problem: 403, naming the scope.

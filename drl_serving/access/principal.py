@@ -1,4 +1,4 @@
-"""A caller, as the service knows it: an id for limits and the audit log, and scopes."""
+"""The principal: an authenticated caller's id, for limits and the audit log, and its scopes."""
 
 from typing import Literal, get_args
 

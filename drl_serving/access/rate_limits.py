@@ -1,4 +1,4 @@
-"""Token buckets: one per caller in the memory that the workers share, one per address for guessing.
+"""Rate limits by token buckets: one per caller, shared by the workers; one per address for guesses.
 
 A bucket holds up to `burst` tokens and gains `rate` a second; a request takes one. So in any t
 seconds at most `rate * t + burst` requests are admitted, whichever workers answer them.

@@ -1,4 +1,4 @@
-"""Who sent a request, what they may do, and how often: headers in, a principal or a problem out.
+"""Authentication, authorisation and rate limits: headers in, a principal or a problem out.
 
 Credentials that were verified are remembered by their SHA-256, so that a request costs a hash and
 a look-up. All are forgotten when the file of keys changes, and each one when it expires.
@@ -34,7 +34,7 @@ GUESSES_AT_ONCE = 10
 PRUNE_S = 60.0
 
 OnRefusal = Callable[[str, str, str | None], None]
-"""Told of each refusal: reason (`missing`, `credentials`, `throttled`, `scope`, `rate`), the
+"""Called on each refusal: reason (`missing`, `credentials`, `throttled`, `scope`, `rate`), the
 principal's id or `anonymous`, the client's address."""
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -47,7 +47,7 @@ class AccessControl:
         settings: where keys and tokens come from; `settings.access` has the limits.
         env: the environment that the workers share.
         buckets: its database of rate limits.
-        refused: told of each refusal, for metrics and the audit log; must not block.
+        refused: called on each refusal, for metrics and the audit log; must not block.
 
     Raises:
         SettingsError: JWT is configured in part, or its keys cannot be used.
@@ -94,7 +94,7 @@ class AccessControl:
             client: the caller's address; guesses are counted by it.
 
         Raises:
-            Problem: 401 without good credentials, 429 after many bad ones from this address.
+            Problem: 401 without valid credentials, 429 after many bad ones from this address.
         """
         if not self._required:
             return ANONYMOUS
@@ -110,7 +110,7 @@ class AccessControl:
         return self._verify(credential, digest, client)
 
     def key_holder(self, key_id: str, digest: str) -> Principal | None:
-        """Whose API key it is, by its id and the SHA-256 of its secret, while the key is good.
+        """Whose API key it is, by its id and the SHA-256 of its secret, while the key is valid.
 
         For sessions that began with the key: what they keep of it opens nothing else.
         """
@@ -146,9 +146,9 @@ class AccessControl:
             raise forbidden(scope)
 
     def poll(self) -> bool:
-        """Take a changed file of keys; once a second, from any thread. True where it was taken.
+        """Reload a changed file of keys; called once a second, in any thread. True where it was.
 
-        Where the file is gone, no key is good any more; it does not make the service open.
+        Where the file is gone, no key is valid any more; it does not make the service open.
         """
         if self._rate > 0 and time.monotonic() - self._pruned > PRUNE_S:
             self._pruned = time.monotonic()
@@ -175,8 +175,8 @@ class AccessControl:
             raise Problem(
                 429,
                 "too-many-failures",
-                "too many requests with bad credentials came from this address",
-                "Wait for the seconds of Retry-After, then send good credentials.",
+                "too many requests with invalid credentials came from this address",
+                "Wait for the seconds of Retry-After, then send valid credentials.",
                 retry_after_s=wait,
             )
         # taken before the keys: what is verified with keys that `poll` is replacing is not kept
@@ -187,7 +187,7 @@ class AccessControl:
         if found is None:
             self._guesses.count(address)
             self._refused("credentials", ANONYMOUS.id, client)
-            raise _unauthorized("the credentials are not good", 'Bearer error="invalid_token"')
+            raise _unauthorized("invalid credentials", 'Bearer error="invalid_token"')
         principal, until = found
         if len(remembered) >= MAX_VERIFIED:
             remembered.pop(next(iter(remembered)))
@@ -216,12 +216,13 @@ def require_credentials(settings: Settings) -> None:
         return
     if not KeyFile(settings.keys_path).path.exists() and settings.access.jwt_keys is None:
         raise SettingsError(
-            f"serving.host is {settings.serving.host!r} and nobody needs credentials: make a key "
-            "with `drl keys create`, or configure access.jwt_*, or set serving.host to 127.0.0.1"
+            f"serving.host is {settings.serving.host!r} and no credentials are configured: make "
+            "a key with `drl keys create`, or configure access.jwt_*, or set serving.host "
+            "to 127.0.0.1"
         )
     if settings.serving.tls_certificate is None:
         _log.warning(
-            "listening beyond this machine without TLS: credentials can be read on the way; "
+            "listening beyond this machine without TLS: credentials are sent in clear; "
             "set serving.tls_certificate and serving.tls_private_key, or put a proxy in front",
             host=settings.serving.host,
         )

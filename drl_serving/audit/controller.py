@@ -13,7 +13,7 @@ from drl_serving.audit.log import Audit
 from drl_serving.audit.schemas import AuditPage
 from drl_serving.http import openapi
 from drl_serving.http.cursor import CursorError
-from drl_serving.http.problems import Problem
+from drl_serving.http.problems import bad_request
 from drl_serving.http.query_params import Since, Until, moment
 
 MAX_LIMIT = 1000
@@ -57,8 +57,4 @@ class AuditController(Controller):
                 limit=limit,
             )
         except CursorError as error:
-            raise _bad("before", str(error)) from None
-
-
-def _bad(field: str, why: str) -> Problem:
-    return Problem(400, "bad-request", f"{field}: {why}", "Mend the named parameter.", field=field)
+            raise bad_request("before", str(error)) from None

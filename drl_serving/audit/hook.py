@@ -1,4 +1,4 @@
-"""Routes whose every use is noted in the audit log: `before_request = Audited("patterns.read")`."""
+"""Audit hook for Litestar routes: `before_request = Audited("patterns.read")`."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from drl_serving.audit.log import Audit
 
 
 class Audited:
-    """A hook that notes who asks for what, once the guards have let them pass.
+    """A `before_request` hook that records who requests what, after the guards have passed.
 
-    `app.state.audit` is told; the target is the path with its query.
+    It writes to `app.state.audit`; the target is the path with its query.
 
     Args:
         action: as in `AuditRecord`.
@@ -20,7 +20,7 @@ class Audited:
         self._action = action
 
     async def __call__(self, request: Request[Any, Any, Any]) -> None:
-        """Note one request."""
+        """Record one request."""
         audit: Audit = request.app.state.audit
         query = f"?{request.url.query}" if request.url.query else ""
         audit.record(

@@ -1,4 +1,4 @@
-"""The audit log: `<home>/audit/<date>.jsonl`, appended to by every worker and by the command line.
+"""The audit log: append-only `<home>/audit/<date>.jsonl`, written by every worker and the CLI.
 
 `record` only queues. A thread appends each record in one write, which keeps lines whole among
 processes, and syncs them in groups. Nothing is dropped in silence: a disk that refuses is tried

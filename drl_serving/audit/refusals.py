@@ -1,4 +1,4 @@
-"""Refused requests: each is counted, and noted in the audit log unless the same was just noted."""
+"""Refused requests: each is counted, and recorded in the audit log at a limited rate."""
 
 from drl_serving.access.rate_limits import Throttle
 from drl_serving.audit.log import Audit
@@ -10,7 +10,7 @@ NOTES_AT_ONCE = 5
 
 
 class Refusals:
-    """What `AccessControl` tells of a refusal, taken to the metrics and the audit log."""
+    """Listener of `AccessControl`: refusals go to the metrics and the audit log."""
 
     def __init__(self, metrics: Metrics, audit: Audit) -> None:
         self._metrics = metrics
@@ -18,7 +18,7 @@ class Refusals:
         self._notes = Throttle(NOTES_PER_S, NOTES_AT_ONCE)
 
     def __call__(self, reason: str, who: str, client: str | None) -> None:
-        """Count one refusal, and note it where few of its kind were noted lately."""
+        """Count one refusal, and record it unless many of its kind were recorded lately."""
         self._metrics.refusals.labels(reason).inc()
         if self._notes.count(f"{reason} {who} {client}"):
             self._audit.record("access.denied", actor=who, result=reason, client=client)

@@ -1,4 +1,4 @@
-"""A record of the audit log, and a page of them."""
+"""JSON schemas of the audit log: a record, and a page of records."""
 
 import datetime as dt
 

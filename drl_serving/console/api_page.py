@@ -1,4 +1,4 @@
-"""The description of the API as one plain page at /schema, without scripts or other sites."""
+"""The OpenAPI document as one plain page at /schema, without scripts or other sites."""
 
 from typing import Any
 

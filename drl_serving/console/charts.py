@@ -1,4 +1,4 @@
-"""The geometry of pictures: numbers in, a `Chart` in units of its drawing out.
+"""Chart geometry: numbers in, a `Chart` in units of its SVG drawing out.
 
 The template `charts.html` draws it as SVG, in the page and without a script. Beside each stands the
 table that it was made from.
@@ -83,9 +83,9 @@ def chart(title: str, rows: Sequence[Value], *, bars: bool = False, unit: str = 
         )
         for number, row in enumerate(rows)
     ]
-    told = "; ".join(f"{mark.name} {mark.text}" for mark in marks)
+    description = "; ".join(f"{mark.name} {mark.text}" for mark in marks)
     drawn = [(at(tick), _number(tick, unit, digits=_digits(ticks))) for tick in ticks]
-    return Chart(title, told, bars, TOP + ROW * len(rows) + FOOT, marks, drawn)
+    return Chart(title, description, bars, TOP + ROW * len(rows) + FOOT, marks, drawn)
 
 
 def _ticks(low: float, high: float) -> list[float]:

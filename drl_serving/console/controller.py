@@ -29,7 +29,7 @@ AUDIT_PAGE = 50
 
 
 class ConsoleController(Controller):
-    """The door of the console and its first page."""
+    """Sign-in, overview and audit log."""
 
     path = "/console"
     include_in_schema = False

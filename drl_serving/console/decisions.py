@@ -22,7 +22,7 @@ from drl_serving.console.schemas import TableRow
 from drl_serving.decisions.schemas import Decision, JournalEntry
 from drl_serving.decisions.state.decision_reader import DecisionReader
 from drl_serving.decisions.state.journal import Journal
-from drl_serving.http.problems import Problem
+from drl_serving.http.problems import Problem, bad_request
 from drl_serving.models.input_validation import CARRY_COLUMNS, WINDOW_COLUMNS
 
 SHOWN = 50
@@ -76,7 +76,7 @@ class DecisionPages(Controller):
         cursor: FromQuery[str] = "",
     ) -> Response[str]:
         if "\0" in sandbox:
-            raise _bad("sandbox", "a NUL character is not accepted")
+            raise bad_request("sandbox", "a NUL character is not accepted")
         found = await reader.page(
             sandbox_id=sandbox or None,
             episode_id=None,
@@ -177,9 +177,5 @@ def _action(text: str) -> Action | None:
     if not text:
         return None
     if text not in {str(int(action)) for action in Action}:
-        raise _bad("action", "0 to 4, or nothing for all")
+        raise bad_request("action", "0 to 4, or nothing for all")
     return Action(int(text))
-
-
-def _bad(field: str, why: str) -> Problem:
-    return Problem(400, "bad-request", f"{field}: {why}", "Mend the named field.", field=field)

@@ -1,4 +1,4 @@
-"""How the service and the asset graph are: what both leave behind goes in, facts come out.
+"""Health overview of the service and the asset graph: what both leave behind in, facts out.
 
 The graph is not asked; it may be down, and its library is none of the service's. Its landing zone,
 its releases, and the tables in which Dagster keeps when a sensor was last looked at, say enough.
@@ -79,12 +79,12 @@ class Overview:
         )
         return SystemHealth(
             at=dt.datetime.now(dt.UTC),
-            facts=[*self._models_told(), *facts, database],
+            facts=[*self._model_facts(), *facts, database],
             graph=[*graph, *runs],
             sensors=sensors,
         )
 
-    def _models_told(self) -> list[Fact]:
+    def _model_facts(self) -> list[Fact]:
         current, challenger = self._models.current, self._models.challenger
         if current is None:
             model = Fact("Model", "none", "no release has been taken; see Model", "failed")
@@ -96,8 +96,8 @@ class Overview:
             manifest = current.manifest
             model = Fact("Model", manifest.model_version, f"release {manifest.sequence}")
         wanted = self._decisions.rules.mode
-        told = "decides and records" if wanted == "observe" else "decisions are to be carried out"
-        mode = Fact("Mode", wanted, told)
+        meaning = "decides and records" if wanted == "observe" else "decisions are dispatched"
+        mode = Fact("Mode", wanted, meaning)
         if challenger is None:
             return [model, Fact("Challenger", "none", "serving.challenger names one"), mode]
         return [model, Fact("Challenger", challenger.manifest.model_version), mode]
@@ -117,9 +117,9 @@ class Overview:
 
     def _workers(self, sizes: list[float]) -> Fact:
         wanted = self._settings.serving.workers
-        told = ", ".join(f"{size / 1e6:.0f} MB" for size in sizes)
+        detail = ", ".join(f"{size / 1e6:.0f} MB" for size in sizes)
         standing: Standing = "ok" if len(sizes) == wanted else "attention"
-        return Fact("Workers", f"{len(sizes)} of {wanted}", told, standing)
+        return Fact("Workers", f"{len(sizes)} of {wanted}", detail, standing)
 
     def _last_decision(self) -> Fact:
         for _, entry in self._journal.newest_first(1):
@@ -207,9 +207,9 @@ def ago(seconds: float) -> str:
 
 def _runs(rows: list[dict[str, Any]]) -> list[Fact]:
     counts = {str(row["status"]).lower(): int(row["runs"]) for row in rows}
-    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    counted = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     standing: Standing = "attention" if counts.get("failure") else "ok"
-    return [Fact("Runs of the last day", told or "none", standing=standing)]
+    return [Fact("Runs of the last day", counted or "none", standing=standing)]
 
 
 def _sensor(row: dict[str, Any]) -> Sensor:

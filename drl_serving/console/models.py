@@ -1,4 +1,4 @@
-"""`/console/model` and `/console/shadow`: what is served, how it did, and what another would do."""
+"""`/console/model` and `/console/shadow`: model card, rollback, comparison with the challenger."""
 
 import asyncio
 from collections.abc import Callable

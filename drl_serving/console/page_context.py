@@ -1,4 +1,4 @@
-"""What every page of the console needs: templates, who looks at it, and the tokens of its posts."""
+"""Context of every console page: templates, the signed-in principal, CSRF tokens of its forms."""
 
 import asyncio
 from html import escape
@@ -79,7 +79,7 @@ class Console:
 
 
 def principal(request: AnyRequest) -> Principal:
-    """Who asks, as the front has found."""
+    """The request's principal, as the gateway found it."""
     found: Principal = request.scope["state"]["principal"]
     return found
 

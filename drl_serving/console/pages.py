@@ -1,4 +1,4 @@
-"""Templates into pages. jinja2 is imported with the first page that is asked for."""
+"""Template rendering. jinja2 is imported when the first page is requested."""
 
 import datetime as dt
 import hashlib

@@ -18,7 +18,7 @@ from drl_serving.audit.hook import Audited
 from drl_serving.console.page_context import Console, problem_page
 from drl_serving.decisions.schemas import JournalEntry
 from drl_serving.decisions.state.decision_reader import DecisionReader
-from drl_serving.http.problems import Problem
+from drl_serving.http.problems import bad_request
 from drl_serving.patterns.search import Filter
 from drl_serving.patterns.service import Patterns
 
@@ -86,16 +86,16 @@ def _filter(asked: Mapping[str, str]) -> Filter:
     """
     for name, text in asked.items():
         if "\0" in text:
-            raise _bad(name, "a NUL character is not accepted")
+            raise bad_request(name, "a NUL character is not accepted")
     action, least = asked["action"], asked["min_confidence"]
     if action and action not in {str(int(one)) for one in Action}:
-        raise _bad("action", "0 to 4, or nothing for all")
+        raise bad_request("action", "0 to 4, or nothing for all")
     try:
         confidence = float(least) if least else None
     except ValueError:
         confidence = -1.0
     if confidence is not None and not 0 <= confidence <= 1:
-        raise _bad("min_confidence", "a number from 0 to 1 is expected")
+        raise bad_request("min_confidence", "a number from 0 to 1 is expected")
     return Filter(
         attack_type=asked["attack_type"] or None,
         since=_when("since", asked["since"]),
@@ -114,15 +114,11 @@ def _when(field: str, text: str) -> dt.datetime | None:
         when = dt.datetime.fromisoformat(text)
         return when.replace(tzinfo=dt.UTC) if when.tzinfo is None else when.astimezone(dt.UTC)
     except (ValueError, OverflowError):
-        raise _bad(field, "a time such as 2026-11-22T12:00 is expected") from None
+        raise bad_request(field, "a time such as 2026-11-22T12:00 is expected") from None
 
 
 def _uuid(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise _bad("near", "a decision's id is expected") from None
-
-
-def _bad(field: str, why: str) -> Problem:
-    return Problem(400, "bad-request", f"{field}: {why}", "Mend the named field.", field=field)
+        raise bad_request("near", "a decision's id is expected") from None

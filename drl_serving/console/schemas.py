@@ -1,4 +1,4 @@
-"""What the console's pages show: small records that templates print, nothing of their own to do."""
+"""View models of the console: small records that its templates print."""
 
 import datetime as dt
 from typing import Any, Literal
@@ -14,7 +14,7 @@ Interval = list[float] | None
 
 
 class Fact(Struct, frozen=True):
-    """One thing that health is told by."""
+    """One fact of the overview."""
 
     name: str
     value: str
@@ -23,7 +23,7 @@ class Fact(Struct, frozen=True):
 
 
 class Sensor(Struct, frozen=True):
-    """A sensor or schedule of the asset graph, as its own database tells of it."""
+    """A sensor or schedule of the asset graph, as Dagster's database has it."""
 
     name: str
     kind: str

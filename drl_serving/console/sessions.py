@@ -1,9 +1,9 @@
-"""Who looks at the console: an API key in, a signed cookie out, and back to the key's principal.
+"""Session cookies of the console: an API key in, a signed cookie out, and back to its principal.
 
 The cookie names the key and what its secret hashes to, never the secret, so every request asks the
 keyring again: a session ends after 8 hours, and at once with its key. The cookie is good for
 `/console` alone; the API never reads it, so a page elsewhere can do nothing there with it. Posts
-of the console carry a token derived from the cookie by the same secret.
+of the console carry a CSRF token derived from the cookie by the same secret.
 """
 
 import base64
@@ -48,7 +48,7 @@ _sessions = msgspec.msgpack.Decoder(_Session)
 
 
 class ConsoleSessions:
-    """Starts sessions and knows them again; any worker knows those of the others.
+    """Starts and verifies sessions; any worker verifies those of the others.
 
     Args:
         access: verifies keys.
@@ -84,7 +84,7 @@ class ConsoleSessions:
             raise Problem(
                 401,
                 "no-api-key",
-                "this is no API key",
+                "this is not an API key",
                 "Sign in with an API key: `drl keys create --name NAME --scope review` makes one.",
             )
         content = msgspec.msgpack.encode(_Session(*found, int(time.time()) + LIFETIME_S))

@@ -1,8 +1,8 @@
-"""The API's description, completed by what every route answers and no route repeats.
+"""OpenAPI document, completed by the problems and security that the gateway adds to every route.
 
-The framework describes each route as it is declared. The door in front of all of them refuses too:
-for want of credentials, scope or time, or under too much load. That is added here, when the
-description is asked for, together with the credentials that this service wants.
+The framework describes each route as it is declared. The gateway in front of them refuses requests
+too: missing credentials or scope, timeouts, load shedding. That is added here, when the document is
+requested, together with the security scheme.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ _PROTOCOL_PROBLEM = {"$ref": "#/components/schemas/InferenceError"}
 
 
 class OpenApiJson(JsonRenderPlugin):
-    """Renders the completed description."""
+    """Renders the completed document."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         complete(openapi_schema, secured=request.app.state.access.required)
@@ -28,7 +28,7 @@ class OpenApiJson(JsonRenderPlugin):
 
 
 def complete(description: dict[str, Any], *, secured: bool) -> None:
-    """Add to a description, in place, what it lacks; done again, it changes nothing.
+    """Complete a document in place; idempotent.
 
     Args:
         description: OpenAPI 3.1, as JSON.

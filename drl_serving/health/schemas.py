@@ -1,4 +1,4 @@
-"""What the service says of its own state in JSON."""
+"""JSON schemas of liveness and readiness."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The API's description at /schema: title, page, bodies of events, problems."""
+"""OpenAPI document at /schema: title, page, bodies of events, problems."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +68,7 @@ def problems(*statuses: int) -> dict[int, ResponseSpec]:
 
 
 REASONS = {
-    401: "Credentials are missing or not good.",
+    401: "Missing or invalid credentials.",
     403: "The credentials lack the scope.",
     429: "Too many requests of this caller; Retry-After says when to try again.",
     400: "The body is not a valid event; names the field.",

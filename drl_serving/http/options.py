@@ -1,4 +1,4 @@
-"""Which methods a path takes: on OPTIONS, and on 405 in the header Allow (RFC 9110).
+"""OPTIONS middleware: the methods of a path, also for the header Allow of 405 (RFC 9110).
 
 The framework's own answer to OPTIONS names only the methods of the handler that came first.
 """

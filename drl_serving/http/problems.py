@@ -1,4 +1,4 @@
-"""The one error boundary: every exception leaves as `application/problem+json` (RFC 9457).
+"""Exception handler: every exception leaves as `application/problem+json` (RFC 9457).
 
 `Problem` is raised by the service's own code; telemetry, landing and framework errors are mapped
 here. Each answer says what was wrong, in which field where there is one, and what to do next.
@@ -23,7 +23,7 @@ PROTOCOL = "/v2"
 _log = structlog.get_logger("drl_serving.http.problems")
 
 _NEXT = {
-    400: "Mend the named field and send the request again; /schema describes it.",
+    400: "Fix the named field and send the request again; /schema describes it.",
     404: "Look up the path in /schema.",
     405: "Look up the path's methods in /schema.",
     413: "Send less in one request, in several requests.",
@@ -113,7 +113,7 @@ def as_problem(error: Exception) -> Problem:
             return Problem(
                 503,
                 "landing-failed",
-                f"telemetry could not be made durable, nothing was kept: {error.strerror}",
+                f"telemetry could not be stored durably, nothing was kept: {error.strerror}",
                 "Keep the events and send them again; free space in the landing zone.",
                 retry_after_s=5,
             )
@@ -133,6 +133,11 @@ def as_problem(error: Exception) -> Problem:
             return Problem(error.status_code, name, detail, next_step, field=field)
         case _:
             return Problem(500, "internal-error", "the service failed on this request", _REPORT)
+
+
+def bad_request(field: str, why: str) -> Problem:
+    """400 that names the wrong field or parameter."""
+    return Problem(400, "bad-request", f"{field}: {why}", _NEXT[400], field=field)
 
 
 def with_error(problem: Problem) -> Problem:

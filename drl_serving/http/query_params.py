@@ -1,4 +1,4 @@
-"""Parameters of query strings: times are RFC 3339 with a zone, nothing else."""
+"""Query parameters: times are RFC 3339 with a zone, nothing else."""
 
 import datetime as dt
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from litestar.params import Parameter
 
-from drl_serving.http.problems import Problem
+from drl_serving.http.problems import bad_request
 
 FROM_0 = {"minimum": 0}
 """The framework's description leaves out a least value of 0."""
@@ -30,14 +30,10 @@ def moment(field: str, given: str | dt.datetime | None) -> dt.datetime | None:
     try:
         when = msgspec.convert(given, dt.datetime) if isinstance(given, str) else given
     except msgspec.ValidationError:
-        raise _bad(field, "no RFC 3339 time, such as 2026-11-22T12:00:00Z") from None
+        raise bad_request(field, "no RFC 3339 time, such as 2026-11-22T12:00:00Z") from None
     if when.tzinfo is None:
-        raise _bad(field, "a time zone is missing, such as 2026-11-22T12:00:00Z")
+        raise bad_request(field, "a time zone is missing, such as 2026-11-22T12:00:00Z")
     try:
         return when.astimezone(dt.UTC)
     except OverflowError:
-        raise _bad(field, "the time is outside the years 1..9999") from None
-
-
-def _bad(field: str, why: str) -> Problem:
-    return Problem(400, "bad-request", f"{field}: {why}", "Mend the named parameter.", field=field)
+        raise bad_request(field, "the time is outside the years 1..9999") from None

@@ -127,7 +127,7 @@ def decode(body: bytes, kind: type[T]) -> T:
             400,
             "invalid-body",
             f"{field}: {message}",
-            "Mend the named field and send the request again; /schema describes it.",
+            "Fix the named field and send the request again; /schema describes it.",
             field=field,
         ) from None
 

@@ -1,4 +1,4 @@
-"""HeaderPairs that every answer carries, so that a browser does nothing that was not meant."""
+"""Security headers of every response: content security policy, no sniffing, no framing, HSTS."""
 
 HeaderPairs = tuple[tuple[bytes, bytes], ...]
 

@@ -72,7 +72,7 @@ class ModelHolder:
 
     @property
     def distrusted(self) -> bool:
-        """Whether the served model was signed by a key that is trusted no more."""
+        """Whether the served model was signed by a key that is no longer trusted."""
         return self.current is not None and not self._trusts(self.current)
 
     def set_challenger(self, version: str | None) -> None:

@@ -1,8 +1,8 @@
-"""Counters and histograms that gather in this process and reach Prometheus' files in groups.
+"""Buffered counters and histograms: appended to in this process, flushed to Prometheus in batches.
 
 With several workers each value of `prometheus_client` lives in a mapped file, and a write costs
-about a microsecond; a decision would make ten of them. So what happens is only appended here, by
-any thread, and `flush` adds it up every 100 ms.
+about a microsecond; a decision would make ten of them. So values are only appended here, by any
+thread, and `flush` aggregates them every 100 ms.
 """
 
 from bisect import bisect_left
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from prometheus_client import Counter, Histogram
 
 
-def _taken(waiting: deque[float]) -> list[float]:
-    """What waits, taken off; what other threads append meanwhile waits on."""
+def _drain(waiting: deque[float]) -> list[float]:
+    """The buffered values, removed; what other threads append meanwhile stays."""
     return [waiting.popleft() for _ in range(len(waiting))]
 
 
@@ -32,9 +32,9 @@ class BufferedCounterSeries:
         self._waiting.append(amount)
 
     def flush(self) -> None:
-        """Hand over what was counted."""
+        """Add the buffered counts to the counter."""
         if self._waiting:
-            self._child.inc(sum(_taken(self._waiting)))
+            self._child.inc(sum(_drain(self._waiting)))
 
 
 class BufferedCounter:
@@ -56,7 +56,7 @@ class BufferedCounter:
         return child
 
     def flush(self) -> None:
-        """Hand over what was counted."""
+        """Add the buffered counts to the counter."""
         for child in list(self._children.values()):
             child.flush()
 
@@ -72,13 +72,13 @@ class BufferedHistogram:
         """Take one value, in the histogram's unit."""
 
     def flush(self) -> None:
-        """Hand over what was observed: one write for each bucket that anything fell into.
+        """Write what was observed to the histogram: one write for each bucket that changed.
 
         `prometheus_client` has no call for many observations at once, hence its private members.
         """
         if not self._waiting:
             return
-        values = _taken(self._waiting)
+        values = _drain(self._waiting)
         for bucket, count in Bag(bisect_left(self._bounds, value) for value in values).items():
             self._histogram._buckets[bucket].inc(count)
         self._histogram._sum.inc(sum(values))
@@ -101,6 +101,6 @@ class BufferedHistogramFamily:
         return child
 
     def flush(self) -> None:
-        """Hand over what was observed."""
+        """Write what was observed to the histograms."""
         for child in list(self._children.values()):
             child.flush()

@@ -50,7 +50,7 @@ _SHARED: list[Processor] = [
 
 
 class BoundedQueueHandler(logging.handlers.QueueHandler):
-    """Puts records on a queue as they are; the next one that fits tells how many did not."""
+    """Puts records on a queue as they are; the next one that fits reports how many were dropped."""
 
     def __init__(self, waiting: "queue.Queue[logging.LogRecord | None]") -> None:
         super().__init__(waiting)

@@ -1,8 +1,8 @@
-"""What Prometheus scrapes, in base units, the same whichever worker is asked.
+"""Prometheus metrics in base units, aggregated over the workers.
 
 With one worker the values live in this process. With several, `prepare` names a folder before they
 start, in which `prometheus_client` keeps each worker's values in mapped files; a scrape adds them
-up. What happens for every request is tallied and handed over every 100 ms by `flush_periodically`.
+up. What is counted for every request is buffered and flushed every 100 ms by `flush_periodically`.
 """
 
 import asyncio
@@ -93,22 +93,22 @@ class Metrics:
         self._served: tuple[str, str] | None = None
         if not self._shared:
             ProcessCollector(registry=self.registry)
-        self._of_requests()
-        self._of_decisions()
-        self._of_models()
-        self._of_telemetry()
-        self._of_workers()
+        self._request_metrics()
+        self._decision_metrics()
+        self._model_metrics()
+        self._telemetry_metrics()
+        self._worker_metrics()
 
-    def _of_requests(self) -> None:
-        self.requests = self._tally(
+    def _request_metrics(self) -> None:
+        self.requests = self._buffered_counter(
             "drl_http_requests", "HTTP answers.", "method", "route", "status"
         )
-        self.request_seconds = self._distributions(
+        self.request_seconds = self._histogram_family(
             "drl_http_request_duration_seconds", "From a request's begin to its answer's.", "route"
         )
-        self.in_flight = self._gauge("drl_requests_in_flight", "Requests at work.", "livesum")
-        self.shed = self._single_tally("drl_requests_shed", "Requests not begun for want of time.")
-        self.refusals = self._tally(
+        self.in_flight = self._gauge("drl_requests_in_flight", "Requests in flight.", "livesum")
+        self.shed = self._single_counter("drl_requests_shed", "Requests above the in-flight limit.")
+        self.refusals = self._buffered_counter(
             "drl_access_refused",
             "Requests refused: missing, credentials, throttled, scope or rate.",
             "reason",
@@ -116,21 +116,21 @@ class Metrics:
         for reason in ("missing", "credentials", "throttled", "scope", "rate"):
             self.refusals.labels(reason)
 
-    def _of_decisions(self) -> None:
-        self.decision_seconds = self._distribution(
+    def _decision_metrics(self) -> None:
+        self.decision_seconds = self._buffered_histogram(
             "drl_decision_duration_seconds",
             "From a received body to the answer of POST /v1/decisions.",
         )
-        self.queue_seconds = self._distribution(
-            "drl_decision_queue_seconds", "What a request for a decision waited for its turn."
+        self.queue_seconds = self._buffered_histogram(
+            "drl_decision_queue_seconds", "Queueing of a request within its turn of the event loop."
         )
-        self.compute_seconds = self._distribution(
+        self.compute_seconds = self._buffered_histogram(
             "drl_decision_compute_seconds", "Of the model alone, for one call of it."
         )
-        self.actions = self._tally(
+        self.actions = self._buffered_counter(
             "drl_decisions", "Decided actions; redeliveries excluded.", "action", "mode", "role"
         )
-        self.shadow = self._tally(
+        self.shadow = self._buffered_counter(
             "drl_shadow_comparisons",
             "Decisions compared with the other model's.",
             "role",
@@ -138,8 +138,8 @@ class Metrics:
             "other_action",
             "agreement",
         )
-        self.shadow_skipped = self._single_tally(
-            "drl_shadow_skipped", "Decisions left out of the comparison, for want of time."
+        self.shadow_skipped = self._single_counter(
+            "drl_shadow_skipped", "Decisions not compared, since the comparison fell behind."
         )
         self._defaulted = self._counter(
             "drl_defaulted_fields", "Decided windows in which a signal was not measured.", "field"
@@ -154,7 +154,7 @@ class Metrics:
             "drl_episodes_kept", "Episodes whose carry is kept.", "livemax"
         )
 
-    def _of_models(self) -> None:
+    def _model_metrics(self) -> None:
         self.reloads = self._counter(
             "drl_model_reloads",
             "Releases seen by the service, by result: loaded, or why it was refused.",
@@ -169,7 +169,7 @@ class Metrics:
             "drl_model_loaded_timestamp_seconds", "When the last worker took it.", "livemax"
         )
 
-    def _of_telemetry(self) -> None:
+    def _telemetry_metrics(self) -> None:
         self.landed = self._counter("drl_landed_events", "Events made durable and acknowledged.")
         self.dead_letters = self._counter("drl_dead_letters", "Telemetry records refused.")
         self.telemetry_buffered = self._gauge(
@@ -186,7 +186,7 @@ class Metrics:
             "drl_outbox_set_aside", "Rows that the database does not take."
         )
 
-    def _of_workers(self) -> None:
+    def _worker_metrics(self) -> None:
         self._cpu = self._gauge("drl_worker_cpu_seconds", "Used by a worker so far.", "liveall")
         self._memory = self._gauge("drl_worker_resident_memory_bytes", "Of a worker.", "liveall")
         self._sample()
@@ -235,7 +235,7 @@ class Metrics:
             self.request_seconds.labels(route).observe(seconds)
 
     async def flush_periodically(self) -> None:
-        """Hand over what was tallied and sample the gauges, until cancelled."""
+        """Until cancelled: flush buffered metrics every 100 ms, sample gauges every second."""
         sampled = time.monotonic()
         while True:
             await asyncio.sleep(FLUSH_S)
@@ -245,16 +245,16 @@ class Metrics:
                 self._sample()
 
     def flush(self) -> None:
-        """Hand over what was tallied; from any thread."""
+        """Flush the buffered metrics; from any thread."""
         with self._flushing:
-            for tally in self._flushed:
-                tally.flush()
+            for buffered in self._flushed:
+                buffered.flush()
             if self._windows:
                 waiting = [self._windows.popleft() for _ in range(len(self._windows))]
                 self._sum_up(np.stack(waiting))
 
     def close(self) -> None:
-        """Hand over the last, and take this worker out of the gauges."""
+        """Flush the last, and take this worker out of the gauges."""
         self.flush()
         if self._shared:
             multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
@@ -262,21 +262,21 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format; takes milliseconds with several workers."""
-        return generate_latest(self._present())
+        return generate_latest(self._exposition())
 
     def collect(self) -> list[Metric]:
         """All metrics, of all workers; as long as `exposition`."""
-        return list(self._present().collect())
+        return list(self._exposition().collect())
 
-    def _present(self) -> "_Present":
+    def _exposition(self) -> "_Exposition":
         self.flush()
         self._sample()
         if not self._shared:
-            return _Present(self.registry, [self._served] if self._served else [])
+            return _Exposition(self.registry, [self._served] if self._served else [])
         folder = Path(os.environ[FOLDER_VARIABLE])
-        _forget_the_dead(folder)
+        _remove_dead_workers(folder)
         gathered = multiprocess.MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
-        return _Present(gathered, _served(folder))
+        return _Exposition(gathered, _served(folder))
 
     def _sum_up(self, windows: Array) -> None:
         missing = np.isnan(windows[:, :SIGNAL_COUNT]).sum(axis=0)
@@ -305,28 +305,28 @@ class Metrics:
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(name, text, labels, buckets=LATENCY_BUCKETS, registry=self.registry)
 
-    def _tally(self, name: str, text: str, *labels: str) -> BufferedCounter:
-        tally = BufferedCounter(self._counter(name, text, *labels), len(labels))
-        self._flushed.append(tally)
-        return tally
+    def _buffered_counter(self, name: str, text: str, *labels: str) -> BufferedCounter:
+        counter = BufferedCounter(self._counter(name, text, *labels), len(labels))
+        self._flushed.append(counter)
+        return counter
 
-    def _single_tally(self, name: str, text: str) -> BufferedCounterSeries:
-        tally = BufferedCounterSeries(self._counter(name, text))
-        self._flushed.append(tally)
-        return tally
+    def _single_counter(self, name: str, text: str) -> BufferedCounterSeries:
+        counter = BufferedCounterSeries(self._counter(name, text))
+        self._flushed.append(counter)
+        return counter
 
-    def _distribution(self, name: str, text: str) -> BufferedHistogram:
+    def _buffered_histogram(self, name: str, text: str) -> BufferedHistogram:
         made = BufferedHistogram(self._histogram(name, text), LATENCY_BUCKETS)
         self._flushed.append(made)
         return made
 
-    def _distributions(self, name: str, text: str, label: str) -> BufferedHistogramFamily:
+    def _histogram_family(self, name: str, text: str, label: str) -> BufferedHistogramFamily:
         made = BufferedHistogramFamily(self._histogram(name, text, label), LATENCY_BUCKETS)
         self._flushed.append(made)
         return made
 
 
-class _Present(CollectorRegistry):
+class _Exposition(CollectorRegistry):
     """What another registry or collector has, and which models are served.
 
     Those come and go, and a series of `prometheus_client` stays in its mapped file for good.
@@ -362,8 +362,8 @@ def _served(folder: Path) -> Iterator[tuple[str, str]]:
             yield msgspec.json.decode(path.read_bytes(), type=tuple[str, str])
 
 
-def _forget_the_dead(folder: Path) -> None:
-    """Take workers that were killed out of the gauges; their counts stay."""
+def _remove_dead_workers(folder: Path) -> None:
+    """Take killed workers out of the gauges; their counts stay."""
     pids = {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*.db")}
     for pid in pids:
         if not Path(f"/proc/{pid}").exists():

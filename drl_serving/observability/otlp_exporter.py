@@ -1,7 +1,7 @@
-"""Optional export of traces: sampled requests become spans, sent over OTLP/HTTP by a thread.
+"""OTLP exporter (optional): sampled requests become spans, sent in batches over HTTP by a thread.
 
 Nothing here is imported or run unless `observability.otlp_endpoint` is set. The SDK is used for
-what it does well, batching and sending; the spans are made by hand from traces that are already
+what it does well, batching and sending; the spans are built directly from traces that are already
 there, since its own instrumentation costs more than a decision.
 """
 

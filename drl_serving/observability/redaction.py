@@ -1,4 +1,4 @@
-"""What must not be kept in clear, taken out of texts before they reach a log or the audit log.
+"""Redaction of secrets and user names from texts before they reach a log or the audit log.
 
 API keys (their id stays, it names them), bearer tokens, JSON Web Tokens, passwords in URLs, values
 under telling names, and the names of users in paths.

@@ -1,4 +1,4 @@
-"""W3C trace context: the caller's `traceparent` in, ours out, a sampling decision between.
+"""W3C trace context propagation: the caller's `traceparent` in, ours out, sampled or not.
 
 `begin` reads the request's headers and gives the trace that the answer, the log lines and the
 audit records of this request carry. Exporting spans is `drl_serving.observability.otlp_exporter`'s

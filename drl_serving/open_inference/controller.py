@@ -210,7 +210,7 @@ class InferenceController(Controller):
     @post(
         "/repository/models/{model:str}/load",
         operation_id="v2_load",
-        summary="Open the protocol's doors, in every worker; take a new release",
+        summary="Make the model available in every worker, and load a new release",
         status_code=200,
         guards=_PUBLISH,
         responses=_errors(400, 404),
@@ -225,7 +225,7 @@ class InferenceController(Controller):
     @post(
         "/repository/models/{model:str}/unload",
         operation_id="v2_unload",
-        summary="Close the protocol's doors, in every worker; decisions go on",
+        summary="Make the model unavailable over V2 in every worker; decisions go on",
         status_code=200,
         guards=_PUBLISH,
         responses=_errors(400, 404),

@@ -1,4 +1,4 @@
-"""V2 requests and answers as bytes: JSON, and tensors as binary data behind it.
+"""Codec of the Open Inference Protocol: JSON, and tensors as binary data behind it.
 
 A body comes in and leaves as two float64 tables and what was asked for; scores come in and leave as
 a body. Whatever a client sent that is not exactly what the model takes is refused by name.
@@ -18,7 +18,7 @@ from drl_serving.http.problems import Problem
 from drl_serving.models.onnx_model import Scores, ServedModel
 from drl_serving.open_inference.service import DATATYPES, NAME
 
-_NEXT = "Mend the request and send it again; GET /v2/models/drl-policy tells what it takes."
+_NEXT = "Fix the request and send it again; GET /v2/models/drl-policy describes what it takes."
 _REFUSED = ("sequence_id", "shared_memory_region", "classification")
 _WBITS = {"gzip": 31, "deflate": 15}
 

@@ -1,8 +1,8 @@
-"""What both doors of the Open Inference Protocol (HTTP and gRPC) ask for, in plain values.
+"""The service layer of the Open Inference Protocol, for HTTP and gRPC alike, in plain values.
 
 Names and versions come in and models, scores, metadata or statistics go out. The protocol sees one
-model, `drl-policy`, whose versions are the releases. Unloading it closes these doors in every
-worker by a file under the state folder; the domain's own decisions never look there.
+model, `drl-policy`, whose versions are the releases. Unloading it makes it unavailable here in
+every worker by a file under the state folder; the domain's own decisions never look there.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ DATATYPES["features"] = "FP32"
 INLINE_ROWS = 64
 """Rows that are scored on the event loop, in about the time that a thread would take to start."""
 
-_NEXT = "GET /v2/models/drl-policy tells its versions, inputs and outputs."
+_NEXT = "GET /v2/models/drl-policy describes its versions, inputs and outputs."
 
 
 class Inference:
@@ -45,7 +45,7 @@ class Inference:
     Args:
         settings: where the workers' shared files are; `serving.max_batch`.
         models: the held models.
-        audit: told of loads and unloads.
+        audit: records loads and unloads.
     """
 
     def __init__(self, settings: Settings, models: ModelHolder, audit: Audit) -> None:
@@ -186,7 +186,7 @@ class Inference:
         ]
 
     async def load(self, name: str, caller: Principal, parameters: object = None) -> None:
-        """Open the doors in every worker, and take a new release if there is one.
+        """Make the model available in every worker, and load a new release if there is one.
 
         Raises:
             Problem: 404, or 400 with parameters: what is served comes from signed releases alone.
@@ -205,7 +205,7 @@ class Inference:
         await self.models.poll()
 
     async def unload(self, name: str, caller: Principal) -> None:
-        """Close the doors in every worker; the domain's decisions go on.
+        """Make the model unavailable in every worker; the domain's decisions go on.
 
         Raises:
             Problem: 404.

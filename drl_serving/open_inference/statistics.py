@@ -1,4 +1,4 @@
-"""Counts of V2 inference over all workers: one small mapped file, one slot for each worker.
+"""Inference statistics of V2 over all workers: one small mapped file, one slot for each worker.
 
 A worker owns the first slot that it can lock; the lock goes with the process and the counts stay,
 so sums only rise while the service is up, whichever workers come and go.

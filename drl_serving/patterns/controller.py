@@ -12,7 +12,7 @@ from drl_core.storage.patterns import MAX_LIMIT
 from drl_serving.access.guards import requires
 from drl_serving.audit.hook import Audited
 from drl_serving.http import openapi, request_body
-from drl_serving.http.problems import Problem
+from drl_serving.http.problems import bad_request
 from drl_serving.http.query_params import FROM_0, Since, Until, moment
 from drl_serving.patterns.operations import NearestOperation, NewPatternsOperation
 from drl_serving.patterns.schemas import (
@@ -124,9 +124,5 @@ class PatternController(Controller):
 def _number(field: str, value: float | None) -> float | None:
     """A number, which "nan" is not, though no bound refuses it."""
     if value is not None and value != value:
-        raise _bad(field, "a number is expected")
+        raise bad_request(field, "a number is expected")
     return value
-
-
-def _bad(field: str, why: str) -> Problem:
-    return Problem(400, "bad-request", f"{field}: {why}", "Mend the named parameter.", field=field)

@@ -1,4 +1,4 @@
-"""How the bodies of patterns look at /schema."""
+"""OpenAPI request bodies of the pattern routes."""
 
 from dataclasses import dataclass
 from typing import Any

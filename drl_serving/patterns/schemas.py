@@ -1,4 +1,4 @@
-"""Patterns, searches for them and what they find, in JSON."""
+"""JSON schemas of patterns, of searches for them, and of their results."""
 
 import datetime as dt
 from typing import Annotated

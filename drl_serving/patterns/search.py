@@ -1,8 +1,7 @@
-"""Finding attack patterns: by what they are, newest first, or by the state they are near to.
+"""Pattern search: by filter, newest first, or by nearest neighbours of a state (pgvector).
 
-Filters and a place to go on from go in, a page of patterns and the place after it come out. Pages
-are by key, not by number, so a pattern that is stored meanwhile moves nothing. Metadata is opened
-for whoever may call this.
+Filters and a cursor go in, a page of patterns and its next cursor come out (keyset pagination).
+Metadata is decrypted for whoever may call this.
 """
 
 import asyncio

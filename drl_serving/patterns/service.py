@@ -1,4 +1,7 @@
-"""Takes patterns in and finds them, and maps what may fail. Decisions never wait for it."""
+"""The service layer of attack patterns: stored through the outbox, searched, errors mapped.
+
+Decisions never wait for it.
+"""
 
 import asyncio
 import contextlib
@@ -11,7 +14,7 @@ from drl_core.storage.database import DatabaseUnavailable
 from drl_core.storage.encryption import EncryptionError, KeyMissing
 from drl_core.storage.patterns import AttackPattern
 from drl_serving.http.cursor import CursorError
-from drl_serving.http.problems import Problem
+from drl_serving.http.problems import Problem, bad_request
 from drl_serving.patterns.schemas import NewPattern
 from drl_serving.patterns.search import PatternStore
 from drl_serving.storage.outbox_storage import Item, Storage
@@ -40,7 +43,7 @@ class Patterns:
         if self._store is None:
             raise _no_database()
         if not patterns:
-            raise _wrong("$", "at least one pattern is expected")
+            raise bad_request("$", "at least one pattern is expected")
         if len(patterns) > MAX_PATTERNS:
             raise Problem(
                 413,
@@ -69,9 +72,9 @@ class Patterns:
         rows: list[Item] = []
         for number, pattern in enumerate(patterns):
             if pattern.time.year not in _YEARS:
-                raise _wrong(f"[{number}].time", "the year is not in 1970..9998")
+                raise bad_request(f"[{number}].time", "the year is not in 1970..9998")
             if len(msgspec.json.encode(pattern.metadata)) > MAX_METADATA_BYTES:
-                raise _wrong(f"[{number}].metadata", f"more than {MAX_METADATA_BYTES} bytes")
+                raise bad_request(f"[{number}].metadata", f"more than {MAX_METADATA_BYTES} bytes")
             plain = AttackPattern(**msgspec.structs.asdict(pattern))
             rows.append((storing.TOPIC, *storing.queue(storing.seal(plain, self._storage.keyring))))
         return rows
@@ -90,7 +93,7 @@ def _mapped() -> Iterator[None]:
             retry_after_s=5,
         ) from cause
     except CursorError as cause:
-        raise _wrong("cursor", str(cause)) from cause
+        raise bad_request("cursor", str(cause)) from cause
     except KeyMissing as cause:
         raise Problem(
             503,
@@ -117,10 +120,4 @@ def _no_database() -> Problem:
         "Set DRL_DATABASE_URL (drl up does so for its embedded database) and restart.",
         field="database_url",
         retry_after_s=60,
-    )
-
-
-def _wrong(field: str, why: str) -> Problem:
-    return Problem(
-        400, "bad-request", f"{field}: {why}", "Mend the named field; see /schema.", field=field
     )

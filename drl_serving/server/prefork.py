@@ -1,7 +1,7 @@
-"""Starts workers on one port: forked from a process that has imported all, and then gives it up.
+"""Pre-fork server: workers on one port, forked from a process that has imported the application.
 
-So the workers share what was imported, and start once it is. The process above them needs none of
-it any more: it becomes `drl_serving.server.supervisor`, which replaces a worker that ended by one
+So the workers share what was imported, and start as soon as it is. The parent needs none of it any
+more: it becomes `drl_serving.server.supervisor` (exec), which replaces a worker that ended by one
 that imports for itself.
 """
 

@@ -1,4 +1,4 @@
-"""Keeps workers alive until it is told to stop; it needs nothing but the standard library.
+"""Process supervisor: restarts workers that end, until SIGTERM or SIGINT; standard library only.
 
 `drl_serving.server.prefork` forks the first workers and then becomes this program, in the same
 process: they stay its children, and what was imported for them is not held a second time. A worker
@@ -24,7 +24,7 @@ WATCHED = {*_STOP, signal.SIGCHLD}
 
 
 class WorkerSupervisor:
-    """Replaces workers that end.
+    """Restarts workers that end.
 
     Args:
         workers: process ids of those that run, just begun.
@@ -43,7 +43,7 @@ class WorkerSupervisor:
                 if status > 0 and max(lived, *others, 0) < _BRIEF_S:
                     self._stop()
                     return status  # it could not start: the next could not either
-                _tell("worker ended, another takes its place", worker=worker, status=status)
+                _log("worker ended, starting another", worker=worker, status=status)
                 if lived < _BRIEF_S and signal.sigtimedwait(_STOP, _BRIEF_S):
                     self._stop()
                     return 0
@@ -82,7 +82,7 @@ class WorkerSupervisor:
             os.kill(pid, signum)
 
 
-def _tell(event: str, **fields: int) -> None:
+def _log(event: str, **fields: int) -> None:
     """One line of the log, as the workers write them."""
     line = {"event": event, "level": "error", "timestamp": datetime.now(UTC).isoformat(), **fields}
     print(json.dumps(line), flush=True)

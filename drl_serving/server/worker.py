@@ -1,4 +1,4 @@
-"""One worker: the application on a socket that it is given.
+"""One worker process: uvicorn with the application, on a socket that it inherits.
 
 Workers are forked with all of this imported; `python -m drl_serving.server.worker SOCKET PARENT` is
 one that takes the place of another.

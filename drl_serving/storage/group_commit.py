@@ -2,7 +2,7 @@
 
 Items come in through `submit`, which returns once a call of `commit` that held them has returned.
 While one group is being written the next one gathers, so that under load an fsync is paid by
-hundreds of callers. What waits is bounded: above the bound callers get `BufferFull`, not a loss.
+hundreds of callers. What waits is bounded (back-pressure): above it callers get `BufferFull`.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ T = TypeVar("T")
 _SMOOTHING = 0.2
 
 
-class BufferFull(RuntimeError):  # noqa: N818 - a state, told to the caller as 503
+class BufferFull(RuntimeError):  # noqa: N818 - a state, answered with 503
     """As many items wait as may; none of the caller's was taken.
 
     Args:
@@ -37,7 +37,7 @@ class _Submission(NamedTuple, Generic[T]):
 
 
 class GroupCommit(Generic[T]):
-    """The front of one durable writer, for one event loop.
+    """Batches submissions to one durable writer, for one event loop.
 
     Args:
         commit: writes a list durably or raises; called in one thread of its own, one at a time,

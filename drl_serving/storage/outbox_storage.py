@@ -1,4 +1,4 @@
-"""What the service keeps beyond a request: the outbox with its drainer, the database, the keys.
+"""The transactional outbox with its drainer, the read pool of the database, the encryption keys.
 
 `submit` returns when rows are on this machine's disk; a thread carries them into PostgreSQL when it
 is there. Opening waits for nothing, so a database that is away, or none, stops no decision.
@@ -81,7 +81,7 @@ class Storage:
             raise Problem(
                 503,
                 "outbox-failed",
-                f"the outbox takes nothing ({error.reason}); nothing was kept",
+                f"the outbox cannot be written ({error.reason}); nothing was kept",
                 "Keep what was sent and send it again; look at the disk of the state folder.",
                 retry_after_s=5,
             ) from error

@@ -1,4 +1,4 @@
-"""What the service's workers share: one LMDB environment in the state folder.
+"""Shared memory of the workers: one LMDB environment in the state folder.
 
 Every worker maps the same file, so whichever one answers, it finds each episode as the last one
 left it. A transaction costs microseconds and is whole or not there, also when a worker is killed in

@@ -59,7 +59,7 @@ class TelemetryController(Controller):
                 422,
                 "all-records-refused",
                 f"record {first.record}: {first.field}: {first.reason}",
-                "Mend the named fields; /schema describes an event.",
+                "Fix the named fields; /schema describes an event.",
                 field=first.field,
                 extra=msgspec.to_builtins(result),
             )

@@ -1,4 +1,4 @@
-"""What telemetry is answered with in JSON."""
+"""JSON schemas of the telemetry response."""
 
 from msgspec import Struct
 

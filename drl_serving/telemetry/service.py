@@ -1,8 +1,8 @@
-"""Bodies of telemetry in, durable segments and dead letters out.
+"""Telemetry ingestion: request bodies in, durable segments and dead letters out.
 
-Callers that come in at the same time share a segment and its fsyncs. A stream is landed part by
-part: the next part is read once the one before it is on disk, so a fast sender is slowed down by
-TCP and nothing piles up here.
+Concurrent callers share a segment and its fsyncs (group commit). A stream is landed part by part:
+the next part is read once the one before it is on disk, so back-pressure reaches a fast sender
+through TCP and nothing piles up here.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Messages that are none: bytes that protobuf cannot read reach the servicer as `MalformedMessage`.
+"""gRPC interceptor: bytes that protobuf cannot parse reach the servicer as `MalformedMessage`.
 
 Left to the library, they end a call with UNKNOWN, as if the service had failed.
 """

@@ -19,7 +19,7 @@ from drl_serving.open_inference.grpc.servicer import Authenticator, HealthServic
 from drl_serving.open_inference.service import Inference
 
 MAX_CALLS = 256
-"""Calls at once in one worker; more are told RESOURCE_EXHAUSTED."""
+"""In-flight limit of one worker; calls above it get RESOURCE_EXHAUSTED."""
 GRACE_S = 5.0
 
 

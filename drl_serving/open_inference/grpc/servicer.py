@@ -1,4 +1,4 @@
-"""`inference.GRPCInferenceService`: messages in and out, the work is `Inference`'s.
+"""gRPC servicer of `inference.GRPCInferenceService`: messages in and out over `Inference`.
 
 Every call is authenticated by its `authorization` metadata and held to the scope that its HTTP twin
 needs; whatever goes wrong leaves as a status code with the problem's words.
@@ -174,14 +174,14 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 
     @_call("publish")
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Open the protocol's doors in every worker."""
+        """Make the model available over the protocol, in every worker."""
         caller = self.principal(context)
         await self._inference.load(request.model_name, caller, dict(request.parameters))
         return messages.RepositoryModelLoadResponse()
 
     @_call("publish")
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Close the protocol's doors in every worker."""
+        """Make the model unavailable over the protocol, in every worker."""
         await self._inference.unload(request.model_name, self.principal(context))
         return messages.RepositoryModelUnloadResponse()
 

@@ -1,4 +1,4 @@
-"""API keys: what is kept of them, and which texts open the door."""
+"""API keys: what is kept of them, and which texts are valid."""
 
 import datetime as dt
 import stat

@@ -1,4 +1,4 @@
-"""Who is let in, who is told to come back later, and who is turned away, and how."""
+"""Authentication, authorisation and rate limits: who gets in, 401, 403, 429, and their headers."""
 
 import datetime as dt
 import json
@@ -331,7 +331,7 @@ def test_a_token_that_is_not_good_is_refused(
     problem = house.problem(bearer(token))
     assert problem.status == 401
     assert "invalid_token" in problem.headers["WWW-Authenticate"]
-    assert problem.detail == "the credentials are not good", "which part was wrong is not told"
+    assert problem.detail == "invalid credentials", "which part was wrong is not said"
 
 
 @pytest.mark.property(44)

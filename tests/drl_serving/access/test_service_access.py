@@ -1,4 +1,4 @@
-"""The whole service behind its door: every route asks for credentials, and for the right scope."""
+"""The whole service behind its gateway: every route requires credentials, and the right scope."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The console's door and its parts: sessions, posts, escaping, pictures, the matrix."""
+"""The console's sign-in and its parts: sessions, forms, escaping, charts, the matrix."""
 
 import hashlib
 import re

@@ -209,7 +209,7 @@ def test_rows_appear_as_decisions_are_made_and_stand_still_when_paused(
     page.get_by_role("link", name="Pause").click()
     page.get_by_text("Paused").wait_for()
     later = running.decide("while paused")
-    page.get_by_role("link", name="Go on").click()
+    page.get_by_role("link", name="Resume").click()
     page.locator(f"#d-{later['decision_id']}").wait_for()
 
 
@@ -263,7 +263,7 @@ def test_the_card_shows_the_evaluation_the_gates_and_refused_releases(
     assert re.search("onnx parity\tpassed", gates)
     assert re.search("interruption within budget\twarned\ttoo few", gates)
     releases = page.get_by_role("table", name="releases").inner_text()
-    assert re.search("9\tnot told\t\trefused: ", releases)
+    assert re.search("9\tunknown\t\trefused: ", releases)
     assert "serving" in releases
     titles = page.locator("svg.chart title").all_text_contents()
     assert len(titles) == 4

@@ -72,7 +72,7 @@ def test_nothing_is_known_of_a_graph_whose_tables_are_elsewhere(
 ) -> None:
     page = with_database.get("/console")
     assert cards(page)["PostgreSQL"][0] == "ok"
-    assert "Nothing is known of its sensors" in page.text
+    assert "Sensors unknown: this service reads no database" in page.text
 
 
 def test_sensors_and_runs_are_read_from_dagsters_own_tables(

@@ -1,4 +1,4 @@
-"""Telemetry that comes faster than the disk takes it: told to wait, never dropped, in order."""
+"""Back-pressure: telemetry faster than the disk is asked to wait, never dropped, in order."""
 
 import asyncio
 import threading
