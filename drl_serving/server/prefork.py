@@ -64,7 +64,7 @@ def run(work: Callable[[], None], count: int, another: list[str], beside: list[s
     gc.freeze()  # what was imported is not looked at again, so its pages stay shared
     signal.pthread_sigmask(signal.SIG_BLOCK, supervisor.WATCHED)
     workers = [_fork(work) for _ in range(count)]
-    subprocess.Popen(beside, preexec_fn=_later)
+    _beside = subprocess.Popen(beside, preexec_fn=_later)  # held: it runs on after the exec
     program = [sys.executable, "-I", "-S", str(Path(supervisor.__file__))]
     os.execv(program[0], [*program, json.dumps(workers), *another, str(os.getpid())])  # noqa: S606
 
