@@ -1,14 +1,15 @@
-"""The drainer: rows of the outbox go to PostgreSQL, in order, each once in effect.
+"""The outbox drainer: rows of the outbox go to PostgreSQL, in order, each once in effect.
 
-One thread of every worker runs it, and the one that holds the lock's file drains; when its process
-dies another takes over. A group of the oldest rows is stored in one transaction and removed from
-the outbox after its commit; a kill between the two stores them again, which changes nothing. While
-the database is away it is tried again with a growing, random pause. A row that the database refuses
-for its content is set aside with the reason, so that it stops nothing and is not lost.
+Leader election by a lock file: one thread of every worker runs it, the one that holds the lock
+drains, and when its process dies another takes over. A group of the oldest rows is stored in one
+transaction and removed from the outbox after its commit; a kill between the two stores them again,
+which changes nothing (idempotent). While the database is away it is retried with jittered
+exponential back-off. A row that the database refuses for its content becomes a dead letter: it is
+set aside with the reason, so that it stops nothing and is not lost.
 """
 
 import asyncio
-import random
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,14 @@ import msgspec
 import psycopg
 import structlog
 from filelock import FileLock, Timeout
+from tenacity import (
+    RetryCallState,
+    RetryError,
+    Retrying,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_random_exponential,
+)
 
 from drl_core.storage import patterns
 from drl_core.storage.encryption import EncryptionError, Keyring
@@ -132,27 +141,23 @@ class Drainer:
                 lock.release()
 
     def _lead(self) -> None:
-        pause = _FIRST_PAUSE_S
-        sealed = False
-        while not self._stop.is_set():
-            try:
-                if not sealed:  # what an earlier version stored in clear
-                    self._seal_old()
-                    sealed = True
+        retrying = Retrying(
+            wait=wait_random_exponential(multiplier=_FIRST_PAUSE_S, max=_LONGEST_PAUSE_S),
+            sleep=sleep_using_event(self._stop),
+            stop=stop_when_event_set(self._stop),
+            before_sleep=self._failed,
+        )
+        with contextlib.suppress(RetryError):  # told to stop while it failed
+            retrying(self._seal_old)  # what an earlier version stored in clear
+            while not self._stop.is_set():
                 began = time.monotonic()
-                self.drain_group()
+                retrying(self.drain_group)
                 took = time.monotonic() - began
-            except Exception as error:  # whatever it is, what waits must go on being tried
-                self._failed(error)
-                self._stop.wait(random.uniform(0, pause))  # noqa: S311 - no secret
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-                continue
-            if self.failure is not None:
-                _log.info("draining again")
-                self.failure = None
-            pause = _FIRST_PAUSE_S
-            # rests as long as it worked: where much has piled up, decisions have half of the time
-            self._stop.wait(max(took, _IDLE_S))
+                if self.failure is not None:
+                    _log.info("draining again")
+                    self.failure = None
+                # rests as long as it worked: where much has piled up, decisions have half the time
+                self._stop.wait(max(took, _IDLE_S))
 
     def drain_group(self) -> int:
         """Store the oldest rows and remove them; says how many there were.
@@ -184,7 +189,7 @@ class Drainer:
             for topic, run in groupby(rows, key=lambda row: row.topic):
                 store = self._stores.get(topic)
                 if store is None:
-                    raise psycopg.DataError(f"nothing stores the topic {topic!r}")
+                    raise psycopg.DataError(f"no store for the topic {topic!r}")
                 store(connection, [row.payload for row in run])
 
     def _store_alone(self, connection: psycopg.Connection[Any], row: OutboxRow) -> None:
@@ -203,7 +208,7 @@ class Drainer:
         if patterns.keys_in_use(self._connected()).get(None):
             try:
                 patterns.reseal(self._url, self._keyring)
-            except EncryptionError as error:  # for a person to mend; new rows are not to wait
+            except EncryptionError as error:  # for a person to fix; new rows are not to wait
                 _log.error("patterns stay in clear", error=str(error))
 
     def _connected(self) -> psycopg.Connection[Any]:
@@ -216,12 +221,14 @@ class Drainer:
         if connection is not None:
             connection.close()
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, attempt: RetryCallState) -> None:
+        """Whatever it is, what waits must go on being tried."""
+        error = attempt.outcome.exception() if attempt.outcome else None
         self._disconnect()
         if self.failure is None:
             known = isinstance(error, psycopg.Error | OutboxError)
             _log.warning(
-                "draining fails, trying again",
+                "draining fails, retrying with back-off",
                 error=f"{type(error).__name__}: {error}",
                 exc_info=None if known else error,
             )
