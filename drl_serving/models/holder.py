@@ -58,6 +58,7 @@ class ModelHolder:
         self._seen_challenger: _Stamp | None = None
         self._unreadable = False
         self._loading = asyncio.Lock()
+        self._polling = asyncio.Lock()
         # one thread for all loading: each thread that ever opens a graph keeps memory of its own
         self._thread = ThreadPoolExecutor(1, "models")
 
@@ -124,8 +125,9 @@ class ModelHolder:
 
     async def poll(self) -> bool:
         """Take a new release, if there is a sound one; True where the model was swapped."""
-        swapped = await self._poll_current()
-        await self._poll_challenger()
+        async with self._polling:  # who returns has the newest release, whoever loaded it
+            swapped = await self._poll_current()
+            await self._poll_challenger()
         return swapped
 
     async def _poll_current(self) -> bool:

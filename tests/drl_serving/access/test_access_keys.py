@@ -5,11 +5,14 @@ import stat
 import threading
 from pathlib import Path
 
+import lmdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drl_core.settings import Settings
 from drl_serving.access.api_keys import ApiKey, ApiKeyring, KeyFile, KeyFileError
+from drl_serving.access.service import AccessControl
 
 HOUR = dt.timedelta(hours=1)
 
@@ -119,3 +122,30 @@ _KEY = ApiKey(
 @given(st.one_of(st.binary(max_size=100), st.from_regex(rb"drl_0123abcd_[\w-]{43}")))
 def test_no_other_bytes_are_a_key(guess: bytes) -> None:
     assert ApiKeyring([_KEY]).verify(guess) is None
+
+
+def test_a_poll_beside_one_that_reads_the_file_waits_for_its_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=str(tmp_path))
+    shared = lmdb.open(str(tmp_path / "shared"), max_dbs=1, sync=False)
+    access = AccessControl(settings, shared, shared.open_db(b"buckets"))
+    _, text = KeyFile(settings.keys_path).create("console", ["decide"])
+    read, reading, go_on = KeyFile.read, threading.Event(), threading.Event()
+
+    def slow(file: KeyFile) -> list[ApiKey]:
+        reading.set()
+        assert go_on.wait(30)
+        return read(file)
+
+    monkeypatch.setattr(KeyFile, "read", slow)
+    first, second = (threading.Thread(target=access.poll) for _ in range(2))
+    first.start()
+    assert reading.wait(30)
+    second.start()
+    second.join(0.1)
+    assert second.is_alive()
+    go_on.set()
+    second.join(30)
+    first.join(30)
+    assert access.authenticate([(b"x-api-key", text.encode())]).scopes == {"decide"}

@@ -3,7 +3,6 @@
 import datetime as dt
 import json
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -401,29 +400,3 @@ def test_the_service_does_not_listen_beyond_this_machine_without_credentials(
         require_credentials(Settings(home=str(tmp_path), serving=Serving(host=local)))
     KeyFile(beyond.keys_path).create("a", ["decide"])
     require_credentials(beyond)
-
-
-def test_who_polls_while_another_thread_reads_the_file_waits_for_its_keys(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    house.key()
-    _, text = house.keys.create("test", ["decide"])
-    read, reading, go_on = KeyFile.read, threading.Event(), threading.Event()
-
-    def slow(file: KeyFile) -> Any:
-        reading.set()
-        assert go_on.wait(30)
-        return read(file)
-
-    monkeypatch.setattr(KeyFile, "read", slow)
-    upkeep = threading.Thread(target=house.access.poll)
-    second = threading.Thread(target=house.access.poll)
-    upkeep.start()
-    assert reading.wait(30)
-    second.start()
-    second.join(0.1)
-    assert second.is_alive()
-    go_on.set()
-    for thread in (second, upkeep):
-        thread.join(30)
-    assert house.access.authenticate(bearer(text)).scopes == {"decide"}

@@ -44,6 +44,22 @@ def three(publisher: Any) -> ModelHolder:
     return holder
 
 
+def test_a_poll_beside_one_that_loads_waits_for_its_release(publisher: Any) -> None:
+    publisher.publish("v1")
+    holder = holder_of(publisher)
+
+    async def two_polls() -> str | None:
+        first = asyncio.create_task(holder.poll())
+        await asyncio.sleep(0)  # it has seen the pointer and loads
+        assert holder.current is None
+        await holder.poll()
+        served = holder.current and holder.current.manifest.model_version
+        await first
+        return served
+
+    assert asyncio.run(two_polls()) == "v1"
+
+
 @pytest.mark.property(35)
 def test_a_restarted_service_takes_no_older_release(publisher: Any) -> None:
     publisher.publish("v1")
