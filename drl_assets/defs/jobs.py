@@ -1,4 +1,4 @@
-"""The two runs of the graph: telemetry to experiences per batch, and experiences to a release."""
+"""Asset jobs: `ingest` makes experiences of a batch, `train` a release of experiences."""
 
 import dagster as dg
 

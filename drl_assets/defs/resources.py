@@ -1,9 +1,10 @@
-"""What the assets work on: the configuration, the landing zone, the tables, the stores.
+"""The Dagster resource `project`: configuration, landing zone, tables, stores and database.
 
 One resource, since these are one folder, `settings.home`; `DRL_HOME`, `DRL_DATABASE_URL` and the
 other variables of `drl_core.settings` say where it is.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ from drl_core.telemetry.landing import LandingZone
 
 
 class Project(dg.ConfigurableResource[Any]):
-    """The project's folders and database, found by its configuration."""
+    """The project's folders and database, found by its configuration.
 
-    @property
+    Dagster makes a resource of its own for each run and each tick of a sensor.
+    """
+
+    @cached_property
     def settings(self) -> Settings:
+        """The configuration, read once in a run or tick."""
         return configuration.load()
 
     @property
@@ -38,13 +43,20 @@ class Project(dg.ConfigurableResource[Any]):
     def models(self) -> ModelStore:
         return ModelStore(self.settings.models_path)
 
-    @property
+    @cached_property
     def database_url(self) -> str:
-        """Raises dg.Failure where no database is configured."""
-        url = self.settings.database_url
-        if url is None:
-            raise dg.Failure("DRL_DATABASE_URL is not set: start the graph with `drl up`")
-        return url
+        """The configured database, else the embedded one, started where it does not run.
+
+        Raises:
+            dg.Failure: it cannot be started; the message says what to do.
+        """
+        from drl_core.storage import embedded
+        from drl_core.storage.database import DatabaseUnavailable
+
+        try:
+            return embedded.database_url(self.settings)
+        except DatabaseUnavailable as error:
+            raise dg.Failure(str(error)) from error
 
     @property
     def outbox(self) -> Outbox:
@@ -96,3 +108,9 @@ def find_version(instance: dg.DagsterInstance, asset: str) -> str | None:
     event = instance.get_latest_materialization_event(dg.AssetKey(asset))
     materialization = event.asset_materialization if event else None
     return None if materialization is None else str(materialization.metadata["version"].value)
+
+
+@dg.definitions
+def resources() -> dg.Definitions:
+    """The resources of the code location."""
+    return dg.Definitions(resources={"project": Project()})

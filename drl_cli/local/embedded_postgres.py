@@ -36,7 +36,7 @@ class EmbeddedPostgres:
     """A server and its folder. A context manager: entering starts it and gives its URL.
 
     Args:
-        folder: holds `data/`, `password` and `server.log`; made where missing.
+        folder: holds `data/`, `password`, `url` and `server.log`; made where missing.
         port: of the loopback interface; a free one by default.
         wait_s: how long to wait for another owner of the folder to go, and for the server to start.
     """
@@ -95,6 +95,7 @@ class EmbeddedPostgres:
                 self._initialise(programs, password)
             self._wait_for_old_server()
             url = self._run(programs, password)
+            write_atomically(self.folder / "url", url.encode(), mode=0o600)  # for who joins
             self._cleanup = undo.pop_all()
             return url
 
@@ -176,18 +177,6 @@ class EmbeddedPostgres:
             process.send_signal(signum)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_LIMIT_S)
-
-
-def running_url(folder: Path) -> str | None:
-    """The URL of the embedded server of a folder, None where it does not run."""
-    try:
-        port = (folder / "data" / "postmaster.pid").read_text().split("\n")[3]
-        password = (folder / "password").read_text()
-        url = f"postgresql://{_USER}:{password}@127.0.0.1:{port}/{_DATABASE}"
-        psycopg.connect(url, connect_timeout=2).close()
-    except (FileNotFoundError, IndexError, psycopg.OperationalError):
-        return None
-    return url
 
 
 def _create_database(url: str) -> None:

@@ -6,7 +6,6 @@ signal, or the exit of one process. `up` is the command; `drl demo` puts the sam
 """
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -30,10 +29,12 @@ from drl_core.migrations import migrate
 from drl_core.processes import die_with_parent
 from drl_core.release.signing_keys import signing_key
 from drl_core.settings import Settings
+from drl_core.storage.database import sqlalchemy_url
 
 DATABASE_WAIT_S = 300.0
 READY_WAIT_S = 180.0
 STOP_WAIT_S = 25.0
+INSTANCE_FILE = "deploy/dagster.yaml"
 
 Say = Callable[[str], None]
 
@@ -166,7 +167,7 @@ def environment(
     signing_key(settings.keys_path)  # the service needs the public half at its start
     dagster_home = settings.home_path / "dagster"  # Dagster writes into it: not the checkout
     dagster_home.mkdir(parents=True, exist_ok=True)
-    write_atomically(dagster_home / "dagster.yaml", (root / "dagster.yaml").read_bytes())
+    write_atomically(dagster_home / "dagster.yaml", (root / INSTANCE_FILE).read_bytes())
     return {
         **environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environ.get('PATH', os.defpath)}",
@@ -184,13 +185,8 @@ def environment(
     }
 
 
-def sqlalchemy_url(url: str) -> str:
-    """The URL for SQLAlchemy with psycopg2, which dagster-postgres needs."""
-    return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+psycopg2://", url)
-
-
 def project_root(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder of Procfile and dagster.yaml: DRL_PROJECT, here or above, or the checkout.
+    """The folder of Procfile and deploy/dagster.yaml: DRL_PROJECT, here or above, or the checkout.
 
     Raises:
         UpError: none of them has both.
@@ -198,9 +194,9 @@ def project_root(environ: Mapping[str, str] = os.environ) -> Path:
     here = Path.cwd()
     given = [Path(environ["DRL_PROJECT"])] if environ.get("DRL_PROJECT") else []
     for folder in (*given, here, *here.parents, Path(__file__).resolve().parents[2]):
-        if all((folder / name).is_file() for name in ("Procfile", "dagster.yaml")):
+        if all((folder / name).is_file() for name in ("Procfile", INSTANCE_FILE)):
             return folder.resolve()
-    raise UpError("no Procfile and dagster.yaml here or above: set DRL_PROJECT to their folder")
+    raise UpError(f"no Procfile and {INSTANCE_FILE} here or above: set DRL_PROJECT to their folder")
 
 
 class Running:

@@ -4,6 +4,7 @@ A URL goes in; a connection of psycopg 3, or `DatabaseUnavailable` after a bound
 `ReadPool` is the service's: a few connections, each query answered within a bounded time.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +25,11 @@ CONNECT_WAIT_S = 10.0
 """How long a connection is tried before the database is called unavailable."""
 
 _LONGEST_PAUSE_S = 2.0
+
+
+def sqlalchemy_url(url: str) -> str:
+    """The URL for SQLAlchemy with psycopg2, which dagster-postgres needs."""
+    return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+psycopg2://", url)
 
 
 class DatabaseUnavailable(RuntimeError):  # noqa: N818

@@ -2,10 +2,13 @@
 
 Writers (the service, `drl import`) append **segments**: whole files of JSON lines, written under a
 temporary name, fsynced, renamed, and the folder fsynced. Only then is an event acknowledged.
-One sealer (the landing sensor) turns all segments that are not yet in a batch into one **batch**: a
-manifest that lists them, named by a rising number and the hash of its content. A segment is in
+Sealing (the first step of an ingest run) turns all segments that are not yet in a batch into one
+**batch**: a manifest that lists them. Its key, the partition key, is a rising number and the hash
+of the oldest segment's name: it can be computed before sealing (`pending`, which changes nothing),
+it stays the same while more lands, and it is never used again, whatever lands. A segment is in
 exactly one manifest, whoever is killed when: the manifest is written atomically first, then its
-segments are moved beside it, and a move that was interrupted is finished by the next reader.
+segments are moved beside it, and a move that was interrupted is finished by the next sealer or
+reader.
 
     <root>/segments/<time>-<random>.jsonl      landed, in no batch yet
     <root>/batches/<key>/manifest.json + segments
@@ -48,8 +51,19 @@ class Segment(msgspec.Struct, frozen=True):
     sha256: str
 
 
+class PendingBatch(msgspec.Struct, frozen=True):
+    """What sealing would make a batch of now: its key and the names of its segments."""
+
+    key: str
+    segments: list[str]
+
+    @property
+    def events(self) -> int:
+        return sum(map(_event_count, self.segments))
+
+
 class SealedBatch(msgspec.Struct, frozen=True):
-    """A sealed set of segments; `key` is the partition key, `content_hash` the run key."""
+    """A sealed set of segments; `key` is the partition key, `content_hash` that of the events."""
 
     key: str
     content_hash: str
@@ -126,41 +140,68 @@ class LandingZone:
         ]
 
     def waiting(self) -> list[str]:
-        """Names of landed segments that are in no batch yet, oldest first."""
-        self._finish_moves()
-        return sorted(path.name for path in self._segments.glob("[!.]*.jsonl"))
+        """Names of landed segments that are in no batch yet, oldest first. Changes nothing."""
+        landed = {path.name for path in self._segments.glob("[!.]*.jsonl")}
+        sealed = self.keys()
+        if landed and sealed:  # a sealer may have been killed before it moved all it claimed
+            landed -= {segment.name for segment in self.batch(sealed[-1]).segments}
+        return sorted(landed)
 
-    def seal(self, max_segments: int = 10_000) -> SealedBatch | None:
-        """Seal the waiting segments into one batch; None where there are none.
+    def pending(self, max_segments: int = 10_000) -> PendingBatch | None:
+        """The batch that sealing would make now; None where nothing waits. Changes nothing."""
+        names = self.waiting()[:max_segments]
+        if not names:
+            return None
+        oldest = hashlib.sha256(names[0].encode()).hexdigest()
+        return PendingBatch(f"{self._next_number():08d}-{oldest[:12]}", names)
+
+    def seal(self, key: str | None = None, max_segments: int = 10_000) -> SealedBatch | None:
+        """Turn waiting segments into one batch; idempotent for a given key.
 
         Safe to call from several processes, which take turns by a lock file.
 
+        Args:
+            key: of a pending batch, or of a batch that is sealed already, which is then given back
+                as it is: a run that is started again works on the same segments. By default the
+                pending batch's.
+            max_segments: the most that one batch takes.
+
+        Returns:
+            The batch; None where nothing waits and no key was given.
+
         Raises:
+            KeyError: no batch of this key is sealed, and none can be: its number is taken, or
+                nothing waits.
             LandingError: the disk failed; the segments are still waiting.
         """
         with FileLock(self.root / ".seal.lock"):
-            names = self.waiting()[:max_segments]
-            if not names:
-                return None
-            segments = [self._describe(self._segments / name) for name in names]
-            content = hashlib.sha256("".join(s.sha256 for s in segments).encode()).hexdigest()
-            batch = SealedBatch(
-                key=f"{self._next_number():08d}-{content[:12]}",
-                content_hash=content,
-                sealed_at=dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
-                segments=segments,
-            )
-            folder = self._batches / batch.key
-            try:
-                folder.mkdir()
-                write_atomically(folder / "manifest.json", msgspec.json.encode(batch))
-                sync_folder(self._batches)
-            except OSError as cause:
-                if folder.exists() and not any(folder.iterdir()):
-                    folder.rmdir()
-                raise LandingError(cause.errno, f"batch not sealed: {cause.strerror}") from cause
             self._finish_moves()
-            return batch
+            if key is not None and key in self.keys():
+                return self.batch(key)
+            pending = self.pending(max_segments)
+            if key is not None and (pending is None or _number(key) != _number(pending.key)):
+                raise KeyError(f"no batch {key} in the landing zone {self.root}, sealed or pending")
+            return None if pending is None else self._seal(key or pending.key, pending.segments)
+
+    def _seal(self, key: str, names: list[str]) -> SealedBatch:
+        segments = [self._describe(self._segments / name) for name in names]
+        batch = SealedBatch(
+            key=key,
+            content_hash=hashlib.sha256("".join(s.sha256 for s in segments).encode()).hexdigest(),
+            sealed_at=dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
+            segments=segments,
+        )
+        folder = self._batches / key
+        try:
+            folder.mkdir(exist_ok=True)  # a sealer may have been killed before its manifest
+            write_atomically(folder / "manifest.json", msgspec.json.encode(batch))
+            sync_folder(self._batches)
+        except OSError as cause:
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
+            raise LandingError(cause.errno, f"batch not sealed: {cause.strerror}") from cause
+        self._finish_moves()
+        return batch
 
     def keys(self) -> list[str]:
         """Keys of all sealed batches, oldest first."""
@@ -209,13 +250,13 @@ class LandingZone:
     def _describe(self, path: Path) -> Segment:
         return Segment(
             name=path.name,
-            events=int(path.stem.rsplit("-", 1)[1]),
+            events=_event_count(path.name),
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         )
 
     def _next_number(self) -> int:
-        keys = [path.name for path in self._batches.iterdir()]
-        return 1 + max((int(key.split("-", 1)[0]) for key in keys), default=0)
+        sealed = self.keys()
+        return 1 + _number(sealed[-1]) if sealed else 1
 
     def _finish_moves(self) -> None:
         """Finish the moves of the newest batch's segments, where they were interrupted."""
@@ -226,6 +267,14 @@ class LandingZone:
         for segment in self.batch(folder.name).segments:
             with contextlib.suppress(FileNotFoundError):  # moved already
                 (self._segments / segment.name).rename(folder / segment.name)
+
+
+def _number(key: str) -> int:
+    return int(key.split("-", 1)[0])
+
+
+def _event_count(name: str) -> int:
+    return int(name.removesuffix(".jsonl").rsplit("-", 1)[1])
 
 
 def _dead_letter(line: bytes, source: str, record: int) -> DeadLetter:

@@ -1,4 +1,4 @@
-"""Landed segments -> one ordered table a batch, redelivered windows dropped."""
+"""Micro-batches: landed segments -> one ordered table a batch, deduplicated (redelivery)."""
 
 import datetime as dt
 
@@ -21,10 +21,15 @@ from drl_assets.tables import continuity, transforms
 def telemetry_batches(
     context: dg.AssetExecutionContext, project: Project
 ) -> dg.MaterializeResult[None]:
-    """Telemetry windows of one batch, in the order of their episodes, each once."""
+    """Telemetry windows of one batch, in the order of their episodes, each once.
+
+    The batch is sealed here, in the run, so that evaluating the landing sensor has no effect; a run
+    that is started again finds it sealed and reads the same segments.
+    """
     from drl_assets.tables import episode_progress
 
     key = context.partition_key
+    project.landing.seal(key)
     table = transforms.telemetry_frame(project.landing.read(key))
     episodes = continuity.episodes_of(table.frame)
     past = episode_progress.load(project.database_url, episodes, before_batch=key)

@@ -1,8 +1,9 @@
-"""Landed telemetry becomes a batch: all segments that wait are sealed into one micro-batch a run.
+"""Landing sensor: one micro-batch, a dynamic partition, and one run for all segments that wait.
 
 A run costs seconds, so there is never a run per event or file. While a batch is being ingested the
-next one gathers, which bounds the number of runs under any load. A batch whose run failed is asked
-for again, a few times; a batch is never skipped, since episodes go on from one to the next.
+next one gathers, which bounds the number of runs under any load. A batch whose run failed is
+requested again, a few times; a batch is never skipped, since episodes go on from one to the next.
+An evaluation, such as a preview in the UI, only reads: the run itself seals the batch.
 """
 
 import json
@@ -37,13 +38,13 @@ def running(instance: dg.DagsterInstance, job_name: str) -> bool:
 def landed_telemetry(
     context: dg.SensorEvaluationContext, project: Project
 ) -> dg.SensorResult | dg.SkipReason:
-    """Seals what has landed into a batch and asks for its run."""
+    """Requests a run for the oldest batch without experiences, else for what has landed."""
     if running(context.instance, jobs.ingest.name):
         return dg.SkipReason("a batch is being ingested; what lands meanwhile waits for the next")
     cursor: dict[str, int | str] = json.loads(context.cursor or "{}")
     landing = project.landing
     unfinished = next(iter(unfinished_batches(project)), None)
-    batch = landing.batch(unfinished) if unfinished else landing.seal()
+    batch = landing.batch(unfinished) if unfinished else landing.pending()
     if batch is None:
         return dg.SkipReason("nothing has landed")
     attempt = int(cursor.get("attempt", 0)) + 1 if cursor.get("batch") == batch.key else 1

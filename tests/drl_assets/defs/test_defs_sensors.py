@@ -12,12 +12,14 @@ import polars as pl
 import pytest
 from asset_graph import Graph, opened, plain_events
 
+from drl_assets.definitions import defs
 from drl_assets.defs.operations.alerts import run_failed
 from drl_assets.defs.operations.retention import compact
 from drl_assets.defs.partitions import batches
 from drl_assets.defs.telemetry.sensors import MAX_ATTEMPTS, landed_telemetry
 from drl_assets.defs.training.sensors import MAX_RETRIES, enough_experiences
 from drl_assets.tables.transforms import KEYS
+from drl_core import settings
 
 
 @pytest.fixture
@@ -43,6 +45,12 @@ def tick(
     return found
 
 
+def previewed(graph: Graph, sensor: dg.SensorDefinition) -> Any:
+    """What the UI's "Preview tick result" evaluates: the daemon does nothing with it."""
+    context = dg.build_sensor_context(graph.instance, definitions=defs, sensor_name=sensor.name)
+    return sensor.evaluate_tick(context)
+
+
 def asked(found: dg.SensorResult | dg.SkipReason) -> dg.RunRequest:
     assert isinstance(found, dg.SensorResult), found
     (request,) = found.run_requests or []
@@ -65,14 +73,96 @@ def test_all_landed_segments_become_one_run(graph: Graph) -> None:
     for part in (events[:8], events[8:16], events[16:]):
         graph.project.landing.land(part)
     request = asked(tick(graph, landed_telemetry))
-    (key,) = graph.project.landing.keys()
-    batch = graph.project.landing.batch(key)
-    assert request.partition_key == key
-    assert request.run_key == f"{key}-1"
-    assert batch.content_hash[:12] in request.run_key
-    assert request.tags["drl/events"] == "24"
-    assert [segment.events for segment in batch.segments] == [8, 8, 8]
+    key = str(request.partition_key)
     assert graph.instance.get_dynamic_partitions(str(batches.name)) == [key]
+    assert request.tags["drl/events"] == "24"
+    graph.ingest(key)
+    assert graph.project.landing.keys() == [key]
+    batch = graph.project.landing.batch(key)
+    assert request.run_key == f"{key}-1"
+    assert [segment.events for segment in batch.segments] == [8, 8, 8]
+    assert len(graph.project.tables.read("experiences", key)) == 24
+
+
+def test_an_evaluation_has_no_effect_however_often_it_is_previewed(
+    graph: Graph, tmp_path: Path
+) -> None:
+    graph.project.landing.land(plain_events(2, 4))
+
+    def state() -> tuple[dict[Path, int], object]:
+        files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        return files, graph.instance.get_dynamic_partitions(str(batches.name))
+
+    before = state()
+    requests = []
+    for _ in range(2):
+        requests.append(previewed(graph, landed_telemetry).run_requests)
+    assert len(requests[0]) == 1
+    assert requests[0] == requests[1]
+    assert state() == before
+    assert graph.project.landing.keys() == []
+
+
+def test_what_is_sealed_by_hand_gets_its_partition_and_its_run(graph: Graph) -> None:
+    graph.project.landing.land(plain_events(6, 4))
+    expected = asked(tick(graph, landed_telemetry)).partition_key
+    graph.instance.delete_dynamic_partition(str(batches.name), str(expected))
+    sealing = defs.resolve_job_def("seal_landed_telemetry").execute_in_process(
+        instance=graph.instance
+    )
+    assert sealing.output_for_node("seal_batch") == [expected]
+    assert graph.instance.get_dynamic_partitions(str(batches.name)) == [expected]
+    assert asked(tick(graph, landed_telemetry)).partition_key == expected
+    graph.ingest(str(expected))
+    assert skipped(tick(graph, landed_telemetry)) == "nothing has landed"
+
+
+@pytest.mark.property(4)
+def test_a_run_that_was_killed_after_sealing_reads_the_same_segments_again(graph: Graph) -> None:
+    graph.project.landing.land(plain_events(4, 4))
+    key = str(asked(tick(graph, landed_telemetry)).partition_key)
+    batch = graph.project.landing.seal(key)  # the first step of the run that was killed
+    graph.project.landing.land(plain_events(2, 4, seed=9))
+    assert asked(tick(graph, landed_telemetry)).partition_key == key
+    graph.ingest(key)
+    assert graph.project.landing.batch(key) == batch
+    assert len(graph.project.tables.read("telemetry_batches", key)) == 16
+    assert asked(tick(graph, landed_telemetry)).partition_key != key
+
+
+@pytest.mark.property(4)
+def test_while_no_run_comes_to_sealing_what_lands_joins_the_same_batch(graph: Graph) -> None:
+    cursor, keys = None, set()
+    for seed in range(MAX_ATTEMPTS):
+        graph.project.landing.land(plain_events(1, 2, seed=seed))
+        found = tick(graph, landed_telemetry, cursor)
+        keys.add(asked(found).partition_key)
+        assert isinstance(found, dg.SensorResult)
+        cursor = found.cursor
+    assert len(keys) == 1
+    assert "by hand" in skipped(tick(graph, landed_telemetry, cursor))
+    assert graph.instance.get_dynamic_partitions(str(batches.name)) == list(keys)
+
+
+def test_the_configuration_is_read_once_in_a_run_and_in_a_tick(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, load = [], settings.load
+
+    def counted() -> settings.Settings:
+        reads.append(1)
+        return load()
+
+    monkeypatch.setattr(settings, "load", counted)
+    key = graph.land(plain_events(6, 4))
+    reads.clear()
+    graph.ingest(key)
+    assert len(reads) == 1
+    reads.clear()
+    previewed(graph, enough_experiences)
+    assert len(reads) == 1
+    graph.train()
+    assert len(reads) == 2
 
 
 def test_while_a_batch_is_ingested_the_next_one_gathers(graph: Graph) -> None:
@@ -91,6 +181,7 @@ def test_a_failed_batch_is_asked_for_again_and_never_skipped(graph: Graph) -> No
     for _ in range(MAX_ATTEMPTS):
         found = tick(graph, landed_telemetry, cursor)
         request = asked(found)
+        graph.project.landing.seal(request.partition_key)  # by a run, which then fails
         keys.add(request.partition_key)
         runs.add(request.run_key)
         assert isinstance(found, dg.SensorResult)
@@ -112,6 +203,7 @@ def test_a_file_that_lands_many_times_gets_a_run_each_time(graph: Graph) -> None
         runs.append(request.run_key)
         assert isinstance(found, dg.SensorResult)
         cursor = found.cursor
+        graph.project.landing.seal(request.partition_key)
         graph.project.tables.write(
             "experiences", str(request.partition_key), pl.DataFrame({"step": [0]})
         )

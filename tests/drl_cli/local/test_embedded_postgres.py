@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from drl_cli.local.embedded_postgres import EmbeddedPostgres, PostgresError
-from drl_cli.local.up import sqlalchemy_url
+from drl_core.storage.database import sqlalchemy_url
 from tests.postgres import FastPostgres
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes user")

@@ -80,8 +80,9 @@ def project(tmp_path: Path) -> Path:
     """A project folder with a small Procfile."""
     root = tmp_path / "project"
     root.mkdir()
-    for name in ("dagster.yaml", "workspace.yaml"):
-        shutil.copy(REPOSITORY / name, root)
+    (root / "deploy").mkdir()
+    for name in ("deploy/dagster.yaml", "workspace.yaml"):
+        shutil.copy(REPOSITORY / name, root / name)
     (root / "server_info").write_text("the page that tells that the UI is ready")
     (root / "web.py").write_text(WEB)
     (root / "stubborn.py").write_text(STUBBORN)

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ for n in range(start, start + 100_000, 3):
     sys.stdout.flush()
     if n % 2:
         zone.seal(max_segments=4)
+    elif pending := zone.pending():
+        zone.seal(pending.key, max_segments=4)
 """
 
 
@@ -100,21 +103,101 @@ def test_a_sealing_that_was_cut_off_is_finished_by_the_next_reader(
     assert again.batch(batch.key) == batch
 
 
-def test_batches_are_numbered_and_named_by_content(tmp_path: Path) -> None:
+def test_batches_are_numbered_and_named_by_their_oldest_segment(tmp_path: Path) -> None:
     zone = LandingZone(tmp_path)
+    assert zone.pending() is None
     assert zone.seal() is None
     keys = []
     for n in range(3):
         segment = zone.land(events(n * 3))
         assert zone.waiting() == [segment.name]
+        pending = zone.pending()
         batch = zone.seal()
         assert batch is not None
         assert (batch.events, batch.segments) == (3, [segment])
-        assert batch.key == f"{n + 1:08d}-{batch.content_hash[:12]}"
+        assert batch.content_hash == sha256(segment.sha256.encode()).hexdigest()
+        assert batch.key == f"{n + 1:08d}-{sha256(segment.name.encode()).hexdigest()[:12]}"
+        assert pending is not None
+        assert (pending.key, pending.segments, pending.events) == (batch.key, [segment.name], 3)
         keys.append(batch.key)
     assert zone.keys() == keys
     with pytest.raises(KeyError, match="no batch"):
         zone.batch("00000009-abc")
+
+
+def tree(root: Path) -> dict[Path, tuple[int, int]]:
+    """Every file and folder with its inode and modification time."""
+    return {path: (s.st_ino, s.st_mtime_ns) for path in root.rglob("*") if (s := path.stat())}
+
+
+@pytest.mark.property(4)
+def test_looking_at_the_pending_batch_changes_nothing_even_after_a_cut_off_sealing(
+    tmp_path: Path,
+) -> None:
+    zone = LandingZone(tmp_path)
+    first = zone.land(events(0)).name
+    batch = zone.seal()
+    assert batch is not None
+    (tmp_path / "batches" / batch.key / first).rename(tmp_path / "segments" / first)
+    waiting = zone.land(events(3)).name
+    before = tree(tmp_path)
+    pending = [zone.pending() for _ in range(2)]
+    assert pending[0] == pending[1]
+    assert pending[0] is not None
+    assert pending[0].segments == zone.waiting() == [waiting]
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.property(4)
+def test_a_batch_takes_what_lands_until_it_is_sealed_under_its_key_and_nothing_after(
+    tmp_path: Path,
+) -> None:
+    zone = LandingZone(tmp_path)
+    zone.land(events(0))
+    pending = zone.pending()
+    assert pending is not None
+    zone.land(events(3))
+    later = zone.pending()
+    assert later is not None
+    assert later.key == pending.key
+    batch = zone.seal(pending.key)
+    assert batch is not None
+    assert (batch.key, batch.events) == (pending.key, 6)
+    zone.land(events(6))
+    assert zone.seal(pending.key) == batch, "the run is started again"
+    assert len(zone.waiting()) == 1
+    assert zone.keys() == [batch.key]
+
+
+@pytest.mark.property(4)
+def test_a_sealing_that_was_killed_before_its_manifest_is_done_again_under_the_same_key(
+    tmp_path: Path,
+) -> None:
+    zone = LandingZone(tmp_path)
+    zone.land(events(0))
+    pending = zone.pending()
+    assert pending is not None
+    (tmp_path / "batches" / pending.key).mkdir()
+    (tmp_path / "batches" / pending.key / ".manifest.json.0.tmp").write_bytes(b"{")
+    assert zone.pending() == pending
+    batch = zone.seal(pending.key)
+    assert batch is not None
+    assert landed(zone) == [0, 1, 2]
+
+
+def test_a_key_that_is_neither_sealed_nor_pending_is_refused(tmp_path: Path) -> None:
+    zone = LandingZone(tmp_path)
+    zone.land(events(0))
+    first = zone.pending()
+    assert first is not None
+    zone.seal()
+    for key in ("00000001-0123456789ab", "00000002-0123456789ab"):  # taken; nothing waits
+        with pytest.raises(KeyError, match="no batch"):
+            zone.seal(key)
+    zone.land(events(3))
+    with pytest.raises(KeyError, match="no batch"):
+        zone.seal("00000001-0123456789ab")
+    assert len(zone.waiting()) == 1
 
 
 def test_several_sealers_give_each_segment_one_batch(tmp_path: Path) -> None:
