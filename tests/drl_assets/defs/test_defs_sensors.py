@@ -16,6 +16,7 @@ from drl_assets.definitions import defs
 from drl_assets.defs.operations.alerts import run_failed
 from drl_assets.defs.operations.retention import compact
 from drl_assets.defs.partitions import batches
+from drl_assets.defs.resources import Project
 from drl_assets.defs.telemetry.sensors import MAX_ATTEMPTS, landed_telemetry
 from drl_assets.defs.training.sensors import MAX_RETRIES, enough_experiences
 from drl_assets.tables.transforms import KEYS
@@ -32,11 +33,7 @@ def tick(
     graph: Graph, sensor: dg.SensorDefinition, cursor: str | None = None
 ) -> dg.SensorResult | dg.SkipReason:
     """One evaluation, its dynamic partitions added as the daemon would."""
-    context = dg.build_sensor_context(
-        graph.instance, cursor=cursor, resources={"project": graph.project}
-    )
-    found = sensor(context)
-    assert isinstance(found, dg.SensorResult | dg.SkipReason)
+    found = evaluated(graph, sensor, cursor)
     if isinstance(found, dg.SensorResult):
         for request in found.dynamic_partitions_requests or []:
             graph.instance.add_dynamic_partitions(
@@ -45,10 +42,16 @@ def tick(
     return found
 
 
-def previewed(graph: Graph, sensor: dg.SensorDefinition) -> Any:
-    """What the UI's "Preview tick result" evaluates: the daemon does nothing with it."""
-    context = dg.build_sensor_context(graph.instance, definitions=defs, sensor_name=sensor.name)
-    return sensor.evaluate_tick(context)
+def evaluated(
+    graph: Graph, sensor: dg.SensorDefinition, cursor: str | None = None
+) -> dg.SensorResult | dg.SkipReason:
+    """One evaluation with nothing done about it, as the UI's "Preview tick result" has it."""
+    context = dg.build_sensor_context(
+        graph.instance, cursor=cursor, resources={"project": Project()}
+    )
+    found = sensor(context)
+    assert isinstance(found, dg.SensorResult | dg.SkipReason)
+    return found
 
 
 def asked(found: dg.SensorResult | dg.SkipReason) -> dg.RunRequest:
@@ -96,8 +99,7 @@ def test_an_evaluation_has_no_effect_however_often_it_is_previewed(
     before = state()
     requests = []
     for _ in range(2):
-        requests.append(previewed(graph, landed_telemetry).run_requests)
-    assert len(requests[0]) == 1
+        requests.append(asked(evaluated(graph, landed_telemetry)))
     assert requests[0] == requests[1]
     assert state() == before
     assert graph.project.landing.keys() == []
@@ -159,7 +161,7 @@ def test_the_configuration_is_read_once_in_a_run_and_in_a_tick(
     graph.ingest(key)
     assert len(reads) == 1
     reads.clear()
-    previewed(graph, enough_experiences)
+    evaluated(graph, enough_experiences)
     assert len(reads) == 1
     graph.train()
     assert len(reads) == 2
