@@ -90,7 +90,7 @@ def _import(settings: Settings, path: Path) -> None:
 
 
 def _wait_for_release(
-    settings: Settings, running: up.Running, env: Mapping[str, str], began: float
+    settings: Settings, running: up.RunningProcesses, env: Mapping[str, str], began: float
 ) -> Manifest:
     """Print the progress of the daemon's runs until nothing is left to ingest or to learn."""
     import dagster as dg

@@ -199,7 +199,7 @@ def project_root(environ: Mapping[str, str] = os.environ) -> Path:
     raise UpError(f"no Procfile and {INSTANCE_FILE} here or above: set DRL_PROJECT to their folder")
 
 
-class Running:
+class RunningProcesses:
     """The started processes, as their supervisor sees them."""
 
     def __init__(self, supervisor: subprocess.Popen[bytes]) -> None:
@@ -227,7 +227,7 @@ def processes(
     procfile: Path | None = None,
     ready: Mapping[str, str] | None = None,
     wait_s: float = READY_WAIT_S,
-) -> Iterator[Running]:
+) -> Iterator[RunningProcesses]:
     """Run entries of the Procfile in the background while in this context, their output prefixed.
 
     Args:
@@ -261,7 +261,7 @@ def processes(
             preexec_fn=die_with_parent(),
         )
         stack.callback(_end, supervisor)
-        running = Running(supervisor)
+        running = RunningProcesses(supervisor)
         _wait_ready({name: ready[name] for name in chosen if name in ready}, running, wait_s)
         yield running
 
@@ -299,7 +299,7 @@ def _ready_urls(settings: Settings) -> dict[str, str]:
     }
 
 
-def _wait_ready(urls: Mapping[str, str], running: Running, wait_s: float) -> None:
+def _wait_ready(urls: Mapping[str, str], running: RunningProcesses, wait_s: float) -> None:
     deadline = time.monotonic() + wait_s
     waiting = dict(urls)
     while waiting:

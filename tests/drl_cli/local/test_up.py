@@ -321,13 +321,13 @@ def test_ctrl_c_ends_the_wait_though_system_calls_are_restarted() -> None:
     """A library that takes the signal may have system calls restarted: no blocking wait then."""
     script = """
 import signal, subprocess
-from drl_cli.local.up import Running, Stopped, stop_on_signals
+from drl_cli.local.up import RunningProcesses, Stopped, stop_on_signals
 child = subprocess.Popen(["sleep", "60"])
 try:
     with stop_on_signals():
         signal.siginterrupt(signal.SIGINT, False)
         print("ready", flush=True)
-        Running(child).wait()
+        RunningProcesses(child).wait()
 except Stopped as stopped:
     print("stopped", stopped.signum)
 finally:
