@@ -27,6 +27,7 @@ from drl_core.settings import Settings
 from drl_core.storage import patterns
 from drl_core.storage.encryption import Keyring
 from drl_core.storage.patterns import AttackPattern
+from drl_serving.background import OUTBOX_STORES
 from drl_serving.patterns.search import Filter, PatternStore
 from drl_serving.storage.outbox_storage import Storage
 
@@ -177,7 +178,7 @@ async def nearest(
 
 async def measure(folder: Path, server: EmbeddedPostgres, url: str, count: int) -> list[Row]:
     """Every figure, with what it is to reach."""
-    storage = Storage(Settings(home=str(folder), database_url=url))
+    storage = Storage(Settings(home=str(folder), database_url=url), OUTBOX_STORES)
     stored = made(count, "stored", 1)
     begun = time.perf_counter()
     await asyncio.to_thread(patterns.upsert, url, stored, Keyring(folder / "keys"), 60.0)

@@ -18,7 +18,7 @@ from drl_serving import routes
 from drl_serving.access.service import AccessControl, require_credentials
 from drl_serving.audit.log import Audit
 from drl_serving.audit.refusals import Refusals
-from drl_serving.background import Maintenance, run_forever
+from drl_serving.background import OUTBOX_STORES, Maintenance, run_forever
 from drl_serving.console.health import Overview
 from drl_serving.console.page_context import Console
 from drl_serving.console.sessions import ConsoleSessions
@@ -84,7 +84,7 @@ class Service:
         self.telemetry = TelemetryService(
             settings.landing_path, self.limits, serving.telemetry_buffer
         )
-        self.storage = Storage(settings)
+        self.storage = Storage(settings, OUTBOX_STORES)
         self.patterns = Patterns(self.storage)
         kept = self.storage.outbox if self.storage.database else None
         self.journal = Journal(self.state, kept)

@@ -3,18 +3,25 @@
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 
 import structlog
 
+from drl_core.storage import patterns
 from drl_core.storage.database import DatabaseUnavailable
 from drl_serving.access.service import AccessControl
 from drl_serving.decisions.state import log_store
 from drl_serving.observability.metrics import Metrics
+from drl_serving.storage.outbox_drainer import Store
 from drl_serving.storage.outbox_storage import Storage
 
 POLL_S = 1.0
 PRUNE_S = 3600.0
+OUTBOX_STORES: Mapping[str, Store] = {
+    patterns.TOPIC: patterns.store,
+    log_store.TOPIC: log_store.store,
+}
+"""What the outbox drainer stores each topic with."""
 _log = structlog.stdlib.get_logger(__name__)
 
 

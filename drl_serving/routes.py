@@ -9,6 +9,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 
 from drl_serving.audit.controller import AuditController
+from drl_serving.console.api_page import ApiPage
 from drl_serving.console.controller import ConsoleController
 from drl_serving.console.decisions import DecisionPages
 from drl_serving.console.models import ModelPages
@@ -57,7 +58,7 @@ def application(
         exception_handlers={Exception: answer},
         before_send=[parts["metrics"].before_send],
         lifespan=[lifespan],
-        openapi_config=openapi.config(OpenApiJson()),
+        openapi_config=openapi.config(ApiPage(), OpenApiJson()),
         request_class=BoundedRequest,
         request_max_body_size=None,  # `BoundedRequest` has a limit that may change
         logging_config=None,

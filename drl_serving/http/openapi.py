@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from litestar.openapi import ResponseSpec
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import (
     Example,
     OpenAPIMediaType,
@@ -18,7 +18,6 @@ from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 
 from drl_core.policy.features import CARRY_WIDTH
 from drl_core.telemetry.event import Event
-from drl_serving.console.api_page import ApiPage
 from drl_serving.http.problems import PROBLEM_JSON
 from drl_serving.http.request_body import JSON, JSON_LINES, OCTETS
 
@@ -169,13 +168,13 @@ class RowsOperation(Operation):
         self.request_body = RequestBody(content={OCTETS: rows}, required=True)
 
 
-def config(description: JsonRenderPlugin) -> OpenAPIConfig:
-    """The description served at /schema, with its page."""
+def config(*renderers: OpenAPIRenderPlugin) -> OpenAPIConfig:
+    """The description served at /schema, by each renderer; the first is the default."""
     return OpenAPIConfig(
         title="Sandbox policy",
         version="1",
         description="Decides what to do about an artefact that runs in a sandbox.",
         use_handler_docstrings=True,
         path="/schema",
-        render_plugins=[ApiPage(), description],
+        render_plugins=renderers,
     )

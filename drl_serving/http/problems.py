@@ -15,7 +15,6 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from drl_core.telemetry.event import TelemetryError
 from drl_core.telemetry.landing import LandingError
 from drl_serving.http.options import allowed
-from drl_serving.storage.group_commit import BufferFull
 
 PROBLEM_JSON = "application/problem+json"
 PROTOCOL = "/v2"
@@ -116,14 +115,6 @@ def as_problem(error: Exception) -> Problem:
                 f"telemetry could not be stored durably, nothing was kept: {error.strerror}",
                 "Keep the events and send them again; free space in the landing zone.",
                 retry_after_s=5,
-            )
-        case BufferFull():
-            return Problem(
-                503,
-                "busy",
-                str(error),
-                "Keep what was sent, wait for the seconds of Retry-After, then send it again.",
-                retry_after_s=error.retry_after_s,
             )
         case HTTPException() if error.status_code < 500:
             name = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")

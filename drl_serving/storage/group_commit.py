@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
+from drl_serving.http.problems import Problem
+
 T = TypeVar("T")
 
 _SMOOTHING = 0.2
 
 
-class BufferFull(RuntimeError):  # noqa: N818 - a state, answered with 503
-    """As many items wait as may; none of the caller's was taken.
+class BufferFull(Problem):
+    """Back-pressure, 503: as many items wait as may; none of the caller's was taken.
 
     Args:
         waiting: items that wait.
@@ -26,9 +28,14 @@ class BufferFull(RuntimeError):  # noqa: N818 - a state, answered with 503
     """
 
     def __init__(self, waiting: int, retry_after_s: int) -> None:
-        super().__init__(f"{waiting} items wait to be written; try again in {retry_after_s} s")
+        super().__init__(
+            503,
+            "busy",
+            f"{waiting} items wait to be written; try again in {retry_after_s} s",
+            "Keep what was sent, wait for the seconds of Retry-After, then send it again.",
+            retry_after_s=retry_after_s,
+        )
         self.waiting = waiting
-        self.retry_after_s = retry_after_s
 
 
 class _Submission(NamedTuple, Generic[T]):

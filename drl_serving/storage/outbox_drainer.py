@@ -34,15 +34,10 @@ from tenacity import (
 from drl_core.storage import patterns
 from drl_core.storage.encryption import EncryptionError, Keyring
 from drl_core.storage.outbox import Outbox, OutboxError, OutboxRow
-from drl_serving.decisions.state import log_store
 
 Store = Callable[[psycopg.Connection[Any], Sequence[bytes]], None]
 """Stores payloads of one topic in the connection's transaction; again, it changes nothing."""
 
-STORES: Mapping[str, Store] = {
-    patterns.TOPIC: patterns.store,
-    log_store.TOPIC: log_store.store,
-}
 _GROUP = 500
 _IDLE_S = 0.02
 _LOCK_S = 0.5
@@ -78,7 +73,7 @@ class Drainer:
         outbox: an object of its own, so that who appends does not wait for it.
         url: `postgresql://...`, migrated.
         keyring: seals patterns that an earlier version stored in clear.
-        stores: what stores each topic.
+        stores: what stores each topic, the outbox's consumers.
         group: most rows of one transaction.
 
     Its attributes are of this process: `leading` says whether it is the one that drains, `drained`
@@ -91,7 +86,7 @@ class Drainer:
         outbox: Outbox,
         url: str,
         keyring: Keyring,
-        stores: Mapping[str, Store] = STORES,
+        stores: Mapping[str, Store],
         group: int = _GROUP,
     ) -> None:
         self._outbox = outbox

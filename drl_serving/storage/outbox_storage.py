@@ -6,7 +6,7 @@ is there. Opening waits for nothing, so a database that is away, or none, stops 
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from drl_core.settings import Settings
 from drl_core.storage.database import ReadPool
@@ -14,7 +14,7 @@ from drl_core.storage.encryption import Keyring
 from drl_core.storage.outbox import Outbox, OutboxError
 from drl_serving.http.problems import Problem
 from drl_serving.storage.group_commit import GroupCommit
-from drl_serving.storage.outbox_drainer import Drainer
+from drl_serving.storage.outbox_drainer import Drainer, Store
 
 Item = tuple[str, str, bytes]
 """Topic, key, payload."""
@@ -27,15 +27,19 @@ class Storage:
     """The parts, of one worker; every worker has the same outbox, and one of them drains it.
 
     `database` and `drainer` are None where the settings name no database.
+
+    Args:
+        settings: where the outbox, the keys and the database are.
+        stores: what stores each topic of the outbox in the database.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, stores: Mapping[str, Store]) -> None:
         path = settings.state_path / "outbox.sqlite"
         url = settings.database_url
         self.keyring = Keyring(settings.keys_path)
         self.outbox = Outbox(path)
         self.database = ReadPool(url) if url else None
-        self.drainer = Drainer(Outbox(path), url, self.keyring) if url else None
+        self.drainer = Drainer(Outbox(path), url, self.keyring, stores) if url else None
         self._writer: GroupCommit[Item] | None = None
         self._draining: asyncio.Task[None] | None = None
 

@@ -22,6 +22,7 @@ from drl_core.storage import patterns
 from drl_core.storage.encryption import Keyring
 from drl_core.storage.outbox import Outbox
 from drl_core.storage.patterns import AttackPattern
+from drl_serving.background import OUTBOX_STORES
 from drl_serving.decisions.state import log_store
 from drl_serving.decisions.state.log_store import DecisionRecord
 from drl_serving.storage.outbox_drainer import Drainer
@@ -33,9 +34,10 @@ import sys
 from pathlib import Path
 from drl_core.storage.encryption import Keyring
 from drl_core.storage.outbox import Outbox
+from drl_serving.background import OUTBOX_STORES
 from drl_serving.storage.outbox_drainer import Drainer
 folder = Path(sys.argv[1])
-Drainer(Outbox(folder / "outbox.sqlite"), sys.argv[2], Keyring(folder), group=7).run()
+Drainer(Outbox(folder / "outbox.sqlite"), sys.argv[2], Keyring(folder), OUTBOX_STORES, 7).run()
 """
 
 
@@ -87,7 +89,9 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def draining(folder: Path, url: str) -> Iterator[Drainer]:
-    drainer = Drainer(Outbox(folder / "outbox.sqlite"), url, Keyring(folder), group=7)
+    drainer = Drainer(
+        Outbox(folder / "outbox.sqlite"), url, Keyring(folder), OUTBOX_STORES, group=7
+    )
     thread = threading.Thread(target=drainer.run)
     thread.start()
     try:
