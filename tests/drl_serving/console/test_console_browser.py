@@ -259,7 +259,7 @@ def test_the_card_shows_the_evaluation_the_gates_and_refused_releases(
     )
     assert "-0.500 [-0.75, -0.25]" in policies
     assert "0.500 [0.10, 0.90]" in policies
-    gates = page.get_by_role("table", name="What stood before the release").inner_text()
+    gates = page.get_by_role("table", name="Release gates and their verdicts").inner_text()
     assert re.search("onnx parity\tpassed", gates)
     assert re.search("interruption within budget\twarned\ttoo few", gates)
     releases = page.get_by_role("table", name="releases").inner_text()

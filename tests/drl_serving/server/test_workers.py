@@ -1,5 +1,6 @@
 """Workers and their supervisor: what ends is replaced, and all of it ends together."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -36,7 +37,12 @@ def supervised(work: str) -> Iterator[psutil.Popen]:
 
 
 def workers(up: psutil.Popen) -> list[psutil.Process]:
-    return [one for one in up.children() if one.status() != psutil.STATUS_ZOMBIE]
+    living = []
+    for one in up.children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended since it was listed
+            if one.status() != psutil.STATUS_ZOMBIE:
+                living.append(one)
+    return living
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
