@@ -1,1 +1,1 @@
-"""Dagster, and nothing but Dagster: folder order = data order = asset group."""
+"""Dagster definitions, loaded by folder: a folder is a stage of the data and an asset group."""

@@ -1,4 +1,4 @@
-"""Telemetry comes in micro-batches: a partition is one sealed batch of the landing zone."""
+"""Dynamic partitions: each is one micro-batch, a sealed batch of the landing zone."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""The flat JSON of telemetry events: an array, or JSON lines.
+"""Reader of flat JSON telemetry: an array, or JSON lines; streaming, bad records are isolated.
 
 Bytes come in, validated events and dead letters come out, in the order of the file. A wrong record
 costs itself only. An array is split into its elements by a scanner of our own, because a JSON

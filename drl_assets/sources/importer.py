@@ -1,4 +1,4 @@
-"""Recorded telemetry into the landing zone, or straight into memory.
+"""Importer: recorded telemetry into the landing zone, or straight into memory.
 
 Paths come in; events leave as durable segments of the landing zone, refused records as its dead
 letters. `read_events` is the same without a landing zone, for training and evaluating from files.

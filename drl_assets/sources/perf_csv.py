@@ -1,4 +1,4 @@
-"""Recordings of a Linux device by `perf stat`, `top` and `ifconfig`: one CSV row per 5 s window.
+"""Reader of a Linux device's `perf stat`, `top` and `ifconfig` CSV: one row per 5 s window.
 
 The columns are those of the FedRL-for-IoT-Security recordings (Huertas Celdran et al., arXiv
 2212.14647). One file is one session under one behaviour, which its name tells; it is cut into

@@ -1,4 +1,4 @@
-"""What a reader yields, and how it opens its file.
+"""Reader interface: items (event, dead letter, no evidence) and streaming access to files.
 
 A path comes in; bytes come out, unpacked where the file is gzip, in whole lines where wanted. What
 a reader makes of them is an `Item`: an event, a dead letter with its reason, or the statement that

@@ -1,4 +1,4 @@
-"""What one API call of a sandbox report counts as, added up per millisecond.
+"""API-call classifier of sandbox reports: each call counts for signals, added up per millisecond.
 
 Calls come in one by one as mappings, process by process; `CallCounts` holds, for each signal, how
 often it was seen at which millisecond. CAPE and Cuckoo name the same things differently

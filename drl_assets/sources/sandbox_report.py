@@ -1,4 +1,4 @@
-"""Sandbox reports of CAPEv2 and Cuckoo: API calls of all processes -> one episode of windows.
+"""Reader of CAPEv2 and Cuckoo reports: API calls of all processes -> one episode of windows.
 
 A report.json of any size comes in as a stream and leaves as the events of one episode: calls are
 added up per millisecond while they pass by, so memory grows with the length of the run and not

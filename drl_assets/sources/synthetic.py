@@ -1,4 +1,4 @@
-"""Synthetic telemetry for tests and for trying things out; nothing here was observed.
+"""Synthetic telemetry generator, for tests and for trying things out; nothing here was observed.
 
 A seed goes in, events or a file of the report's flat JSON come out. Each episode draws a kind of
 behaviour, a level of activity and, if malicious, the window its attack sets in. Signals are

@@ -1,4 +1,4 @@
-"""How episodes go on from one batch to the next: what was seen, and where the fold continues.
+"""Deduplication and carry-over between batches: which windows were seen, where the fold continues.
 
 A sandbox may deliver an episode over many batches, and may deliver a window twice. What earlier
 batches took is asked of `drl_assets.tables.episode_progress`; these functions apply it to a batch's

@@ -1,4 +1,4 @@
-"""How far each episode has come through the asset graph, kept in PostgreSQL batch by batch.
+"""Episode watermarks and carries in PostgreSQL: how far each episode has come, batch by batch.
 
 A batch asks which steps earlier batches have taken (a redelivered event is dropped) and which
 carry the feature fold continues from; then it stores its own. Rows of a batch are replaced as a

@@ -1,4 +1,4 @@
-"""The pandera schemas of the three tables: what a blocking check holds every batch to."""
+"""Data contracts: the pandera schemas of the three tables, enforced by blocking checks."""
 
 import pandera.polars as pa
 import polars as pl

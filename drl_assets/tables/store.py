@@ -1,4 +1,4 @@
-"""The tables between the stages: one Parquet file a batch, old batches compacted by day.
+"""Parquet table store: one file a batch (partition), old batches compacted by day.
 
     <root>/<table>/<batch key>.parquet
     <root>/<table>/day-<date>.parquet     the rows of that day's compacted batches

@@ -1,4 +1,4 @@
-"""From events to experiences: the three tables of the asset graph, as pure functions over frames.
+"""Table transforms, events to experiences: the graph's three tables as pure functions over frames.
 
 Events come in, in any order and with redeliveries; `telemetry_frame` gives one row a window in the
 order of its episode, `state_frame` adds the 30 features (the same fold as everywhere), and

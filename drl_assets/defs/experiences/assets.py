@@ -1,4 +1,4 @@
-"""States -> experiences: what each of the five actions would have been worth at every step."""
+"""Experiences: the rewards of all five actions at every step, from states and labels."""
 
 import dagster as dg
 

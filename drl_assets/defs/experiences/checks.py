@@ -1,4 +1,4 @@
-"""Checks on the experiences of a batch.
+"""Asset checks on the experiences of a batch.
 
 Training is a run of its own, which a failed check of this run cannot hold back: a batch that a
 blocking check refuses is therefore marked in the tables, and nobody reads it until it is made anew.

@@ -1,4 +1,4 @@
-"""Which experiences a training may read, and which only the evaluation."""
+"""Train and held-out split: which experiences a training may read, which only the evaluation."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""A checkpoint -> the ONNX graph -> a signed release."""
+"""Model export and release: a checkpoint becomes an ONNX graph, then a signed release."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""A failed run is an alert: in the log, and at the webhook where one is configured."""
+"""Run-failure alerts: in the log, and at the webhook where one is configured."""
 
 import json
 import urllib.request

@@ -1,4 +1,4 @@
-"""Housekeeping: old batches are compacted by day, landed segments and event logs are pruned.
+"""Compaction and retention: old batches merged by day, landed segments and event logs pruned.
 
 Partition keys of compacted batches are removed, so live keys stay below `keep_live_batches`
 whatever the deployment's age. Of the event log, materialisations and checks are kept.

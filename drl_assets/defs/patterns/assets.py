@@ -1,4 +1,4 @@
-"""The released policy's own containments -> attack patterns in PostgreSQL."""
+"""Attack patterns: the released policy's own containments, stored in PostgreSQL."""
 
 import dagster as dg
 

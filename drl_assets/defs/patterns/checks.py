@@ -1,4 +1,4 @@
-"""Checks on the stored patterns."""
+"""Asset checks on the stored patterns."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""Telemetry -> the 30 features, the fold going on where earlier batches left each episode."""
+"""Feature extraction: the 30 features of each window, folded on from the episode's last batch."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""Checks on the states of a batch; all of them block."""
+"""Blocking asset checks on the states of a batch."""
 
 import dagster as dg
 

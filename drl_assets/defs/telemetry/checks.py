@@ -1,4 +1,4 @@
-"""Checks on a batch of telemetry; the blocking ones keep it from the stages after."""
+"""Asset checks on a batch of telemetry; the blocking ones keep it from the stages after."""
 
 import dagster as dg
 

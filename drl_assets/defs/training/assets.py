@@ -1,4 +1,4 @@
-"""Experiences -> a checkpoint, and what it is worth on sessions it has never seen."""
+"""Training and evaluation: a checkpoint, and its value on held-out sessions."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""Enough new experiences -> a new training; one at a time."""
+"""Retraining sensor: enough new experiences request a training, one at a time."""
 
 import json
 
@@ -21,11 +21,12 @@ MAX_RETRIES = 3
 def enough_experiences(
     context: dg.SensorEvaluationContext, project: Project
 ) -> dg.SensorResult | dg.SkipReason:
-    """Asks for a training when enough labelled rows came since the last one that was asked for.
+    """Requests a training when enough labelled rows came since the last one that was requested.
 
-    The first model is trained from whatever there is. A challenger that was refused is not tried
-    again until there is more to learn from: the cursor says how many rows the last one asked with.
-    A training that broke (a full disk, a database away) is asked for again, a few times.
+    The first model is trained from whatever there is. A challenger that a gate refused is
+    not tried again until there is more to learn from: the cursor says how many rows the last
+    request had. A training that failed otherwise (a full disk, a database away) is requested
+    again, a few times.
     """
     if running(context.instance, jobs.train.name):
         return dg.SkipReason("a training is under way")

@@ -1,4 +1,4 @@
-"""What the traced processes did, call by call: `strace_lines.Line` in, counts of a `Window` out.
+"""System-call counters: each parsed `Line` of a strace log adds to the counts of a `Window`.
 
 A `Tracker` follows processes, their open descriptors (needed only where the log has no `-y`) and
 the calls that are still running. A call is counted in the window it began in; its effect (bytes,
@@ -23,7 +23,7 @@ FILE, NETWORK, LOCAL, OTHER = "file", "network", "local", "other"
 
 
 @dataclass(slots=True)
-class _Task:
+class _TracedTask:
     """A thread: its process (thread group), the descriptors it shares, the call it waits in."""
 
     process: int
@@ -99,7 +99,7 @@ class Tracker:
     """Follows the processes of one log and adds what they do to a window."""
 
     def __init__(self) -> None:
-        self._tasks: dict[int, _Task] = {}
+        self._tasks: dict[int, _TracedTask] = {}
         self._sockets: dict[str, str] = {}
         self._gone: dict[int, None] = {}
         self._root: int | None = None
@@ -149,12 +149,12 @@ class Tracker:
             self._root = pid
         return pid
 
-    def _task(self, pid: int) -> _Task:
+    def _task(self, pid: int) -> _TracedTask:
         task = self._tasks.get(pid)
         if task is None:
             if len(self._tasks) >= _MAX_TASKS:
                 self._tasks.pop(next(iter(self._tasks)))
-            task = self._tasks[pid] = _Task(pid)
+            task = self._tasks[pid] = _TracedTask(pid)
         return task
 
     def _exit(self, pid: int, how: str) -> None:
@@ -165,7 +165,7 @@ class Tracker:
         if pid == self._root:
             self._root_ended = not how.startswith("killed by SIGKILL")
 
-    def _finish(self, pid: int, task: _Task, name: str, text: str, window: Window) -> None:
+    def _finish(self, pid: int, task: _TracedTask, name: str, text: str, window: Window) -> None:
         handler = self._handlers.get(name)
         result = parse_result(text)
         if result.error and result.error != "EINPROGRESS":
@@ -177,8 +177,10 @@ class Tracker:
 
     # -- one handler for each group of calls ------------------------------------------------------
 
-    def _table(self) -> dict[str, Callable[[_Task, str, Result, Window], None]]:
-        groups: tuple[tuple[frozenset[str], Callable[[_Task, str, Result, Window], None]], ...] = (
+    def _table(self) -> dict[str, Callable[[_TracedTask, str, Result, Window], None]]:
+        groups: tuple[
+            tuple[frozenset[str], Callable[[_TracedTask, str, Result, Window], None]], ...
+        ] = (
             (_READS, self._read),
             (_WRITES, self._write),
             (_SENDS | {"sendmmsg"}, self._send),
@@ -196,7 +198,7 @@ class Tracker:
         )
         return {name: handler for names, handler in groups for name in names}
 
-    def _of(self, task: _Task, argument: str) -> str:
+    def _of(self, task: _TracedTask, argument: str) -> str:
         """Kind of the descriptor that an argument list begins with."""
         found = descriptor(argument)
         if found is None:
@@ -206,7 +208,7 @@ class Tracker:
             return self._sockets.get(decoration, NETWORK)
         return _kind(decoration) or task.descriptors.get(number, OTHER)
 
-    def _keep(self, task: _Task, number: int, kind: str, decoration: str = "") -> None:
+    def _keep(self, task: _TracedTask, number: int, kind: str, decoration: str = "") -> None:
         """Remember a descriptor of a log without decorations, or the family of `socket:[inode]`."""
         if decoration.startswith("socket:"):
             if len(self._sockets) >= _MAX_SOCKETS:
@@ -217,7 +219,7 @@ class Tracker:
                 task.descriptors.pop(next(iter(task.descriptors)))
             task.descriptors[number] = kind
 
-    def _read(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _read(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if result.value is None or result.value < 0:
             return
         kind = self._of(task, result.arguments)
@@ -227,7 +229,7 @@ class Tracker:
         elif kind == NETWORK:
             window.bytes_received += result.value
 
-    def _write(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _write(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if result.value is None or result.value < 0:
             return
         kind = self._of(task, result.arguments)
@@ -237,15 +239,15 @@ class Tracker:
         elif kind == NETWORK:
             window.bytes_sent += result.value
 
-    def _send(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _send(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if self._of(task, result.arguments) == NETWORK:
             window.bytes_sent += _transferred(name, result)
 
-    def _receive(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _receive(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if self._of(task, result.arguments) == NETWORK:
             window.bytes_received += _transferred(name, result)
 
-    def _copy(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _copy(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         """sendfile(out, in, ...) moves from its second descriptor, the others from their first."""
         arguments = result.arguments.split(", ", 3)
         if result.value is None or result.value < 0 or len(arguments) < 3:
@@ -257,7 +259,7 @@ class Tracker:
         self._read(task, name, read, window)
         self._write(task, name, Result(into, result.value, "", ""), window)
 
-    def _open(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _open(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if result.value is None or result.value < 0:
             return
         path = result.decoration or _paths(result.arguments)[-1]
@@ -272,7 +274,7 @@ class Tracker:
             window.injection = True
         self._touch(path, window)
 
-    def _change(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _change(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if result.value != 0:
             return
         window.writes += 1
@@ -288,7 +290,7 @@ class Tracker:
         if not path.startswith(("/dev/", "/proc/")) and len(window.directories) < _MAX_DIRECTORIES:
             window.directories.add(path.rpartition("/")[0])
 
-    def _connect(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _connect(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if name == "connect":
             done = result.value == 0 or result.error == "EINPROGRESS"
             window.connections += done and _family(result.arguments) == NETWORK
@@ -299,7 +301,7 @@ class Tracker:
         self._keep(task, result.value, kind, result.decoration)
         window.connections += kind == NETWORK
 
-    def _create(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _create(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if result.value is None or result.value < 0:
             return
         if name == "socket":
@@ -310,17 +312,17 @@ class Tracker:
             for number in pair.groups():
                 self._keep(task, int(number), LOCAL)
 
-    def _duplicate(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _duplicate(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if result.value is None or result.value < 0 or result.decoration:
             return
         if name.startswith("dup") or _FD_COPY.search(result.arguments):
             self._keep(task, result.value, self._of(task, result.arguments))
 
-    def _shut(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _shut(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if (found := descriptor(result.arguments)) is not None:
             task.descriptors.pop(found[0], None)
 
-    def _privilege(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _privilege(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if name == "prctl":
             window.privilege |= result.arguments.lstrip().startswith(_PRIVILEGE_PRCTL)
         elif name in _PRIVILEGE:
@@ -328,12 +330,12 @@ class Tracker:
         else:  # chmod and kin: only a set-user-id mode
             window.privilege |= bool(_SETUID_MODE.search(result.arguments.rsplit('"', 1)[-1]))
 
-    def _inject(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _inject(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         window.injection |= name == "process_vm_writev" or result.arguments.lstrip().startswith(
             _INJECTION_PTRACE
         )
 
-    def _execute(self, task: _Task, name: str, result: Result, window: Window) -> None:
+    def _execute(self, task: _TracedTask, name: str, result: Result, window: Window) -> None:
         if result.value != 0:
             return
         window.executions += 1
@@ -342,7 +344,7 @@ class Tracker:
         if self.program is None:
             self.program = program[:256]
 
-    def _child(self, task: _Task, result: Result, window: Window) -> None:
+    def _child(self, task: _TracedTask, result: Result, window: Window) -> None:
         assert result.value is not None  # noqa: S101
         thread = "CLONE_THREAD" in result.arguments
         shared = "CLONE_FILES" in result.arguments

@@ -1,4 +1,4 @@
-"""The grammar of one line of `strace -f -ttt`: text comes in, a `Line` comes out.
+"""Line parser of `strace -f -ttt` output: text comes in, a `Line` comes out.
 
 Covers what strace 5 and 6 write: with a bare pid column (`-o FILE`), `[pid N]` (to a terminal), or
 without pids (one process), calls that are interrupted by another process's line (`<unfinished ...>`

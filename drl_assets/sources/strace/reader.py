@@ -1,4 +1,4 @@
-"""strace logs (`strace -f -ttt`, best with `-yy -s 0`) as telemetry windows.
+"""Reader of strace logs (`strace -f -ttt`, best with `-yy -s 0`): tumbling telemetry windows.
 
 A log is one episode: the calls of a process tree in order of time go in, one event per window
 comes out, as soon as the window is over; what is kept between lines is bounded. CPU and memory come

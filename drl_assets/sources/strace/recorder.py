@@ -1,4 +1,4 @@
-"""The recorder: runs a program under strace and writes what it did as one telemetry episode.
+"""Recorder: runs a program under strace and writes its behaviour as one telemetry episode.
 
 A command line goes in, a file of JSON lines (one event a window) comes out. strace writes every
 system call of the process tree to a temporary log, a thread samples CPU and memory of the tree

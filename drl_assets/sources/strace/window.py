@@ -1,4 +1,4 @@
-"""The counts of one observation window of traced processes; they leave as fields of an event."""
+"""Window counters: what traced processes did in one observation window, as fields of an event."""
 
 from dataclasses import dataclass, field
 
