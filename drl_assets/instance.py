@@ -10,8 +10,8 @@ from typing import Any, Self
 from dagster_postgres import DagsterPostgresStorage
 
 from drl_core import settings
+from drl_core.embedded_database import database_url
 from drl_core.storage.database import sqlalchemy_url
-from drl_core.storage.embedded import database_url
 
 
 class InstanceStorage(DagsterPostgresStorage):

@@ -50,11 +50,11 @@ class Project(dg.ConfigurableResource[Any]):
         Raises:
             dg.Failure: it cannot be started; the message says what to do.
         """
-        from drl_core.storage import embedded
+        from drl_core import embedded_database
         from drl_core.storage.database import DatabaseUnavailable
 
         try:
-            return embedded.database_url(self.settings)
+            return embedded_database.database_url(self.settings)
         except DatabaseUnavailable as error:
             raise dg.Failure(str(error)) from error
 

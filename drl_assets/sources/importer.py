@@ -42,7 +42,7 @@ def import_telemetry(
     label: Label | None = None,
     progress: Progress | None = None,
 ) -> ImportResult:
-    """Land the telemetry of files and folders; bad records are buried and stop nothing.
+    """Land the telemetry of files and folders; bad records become dead letters and stop nothing.
 
     Raises:
         FileNotFoundError: a path does not exist.

@@ -12,10 +12,10 @@ import typer
 
 from drl_cli.configuration import current_settings
 from drl_cli.output import Json, out, print_json, progress_bar
+from drl_core.embedded_database import running_url
 from drl_core.settings import Settings
 from drl_core.storage import patterns
 from drl_core.storage.database import connect
-from drl_core.storage.embedded import running_url
 from drl_core.storage.encryption import Keyring
 from drl_core.storage.outbox import Outbox
 

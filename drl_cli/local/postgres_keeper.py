@@ -1,6 +1,6 @@
 """Keeper of a shared embedded PostgreSQL: runs the server until its last user has ended.
 
-A program that `drl_core.storage.embedded` starts: `python -m drl_cli.local.postgres_keeper FOLDER`.
+A program, which `drl_core.embedded_database` starts with the folder as its argument.
 """
 
 import fcntl
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from drl_cli.local.embedded_postgres import EmbeddedPostgres
-from drl_core.storage.embedded import users_lock
+from drl_core.embedded_database import users_lock
 
 POLL_S = 0.5
 

@@ -54,20 +54,20 @@ def prune_event_log(url: str, keep_days: int) -> int:
 
 @dg.op
 def compact_old_batches(context: dg.OpExecutionContext, project: Project) -> None:
-    """Old batches -> one file a day."""
+    """Merges old batches into one file a day."""
     context.log.info(f"compacted {compact(context.instance, project)} batches")
 
 
 @dg.op(ins={"after": dg.In(dg.Nothing)})
 def prune_logs(context: dg.OpExecutionContext, project: Project) -> None:
-    """Old log rows go; what was materialised and checked stays."""
+    """Deletes old log rows; materialisations and checks stay."""
     removed = prune_event_log(project.database_url, KEEP_LOG_DAYS)
     context.log.info(f"removed {removed} log rows older than {KEEP_LOG_DAYS} days")
 
 
 @dg.job(description="Compaction and retention.")
 def compact_and_prune() -> None:
-    """One run a night."""
+    """Requested nightly by the schedule."""
     prune_logs(after=compact_old_batches())
 
 

@@ -31,6 +31,9 @@ class _TracedTask:
     pending: tuple[str, str] | None = None
 
 
+_Effect = Callable[[_TracedTask, str, Result, Window], None]
+
+
 _PERSISTENCE = re.compile(
     r"(?:^|/)(?:"
     r"\.config/autostart/|etc/xdg/autostart/"
@@ -177,10 +180,8 @@ class Tracker:
 
     # -- one handler for each group of calls ------------------------------------------------------
 
-    def _table(self) -> dict[str, Callable[[_TracedTask, str, Result, Window], None]]:
-        groups: tuple[
-            tuple[frozenset[str], Callable[[_TracedTask, str, Result, Window], None]], ...
-        ] = (
+    def _table(self) -> dict[str, _Effect]:
+        groups: tuple[tuple[frozenset[str], _Effect], ...] = (
             (_READS, self._read),
             (_WRITES, self._write),
             (_SENDS | {"sendmmsg"}, self._send),

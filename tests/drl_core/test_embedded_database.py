@@ -9,15 +9,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from drl_core import embedded_database
 from drl_core.settings import Settings
-from drl_core.storage import embedded
 from drl_core.storage.database import DatabaseUnavailable
 from tests.postgres import FastPostgres
 
 USER = """
 import sys
 from drl_core.settings import Settings
-from drl_core.storage.embedded import database_url
+from drl_core.embedded_database import database_url
 print(database_url(Settings(home=sys.argv[1])), flush=True)
 sys.stdin.read()
 """
@@ -58,14 +58,14 @@ def test_users_share_one_migrated_server_which_stops_after_the_last_however_it_e
     first, last = users
     first.communicate()
     time.sleep(2)
-    assert embedded.running_url(folder) is not None, "another one uses it"
+    assert embedded_database.running_url(folder) is not None, "another one uses it"
     last.kill()
     last.communicate()
-    until(lambda: embedded.running_url(folder) is None)
+    until(lambda: embedded_database.running_url(folder) is None)
     again = user(tmp_path)  # perhaps while the server is being stopped
     assert said(again).startswith("postgresql://")
     again.communicate()
-    until(lambda: embedded.running_url(folder) is None)
+    until(lambda: embedded_database.running_url(folder) is None)
 
 
 @pytest.mark.integration
@@ -74,16 +74,16 @@ def test_a_running_server_is_joined_and_left_running(tmp_path: Path) -> None:
         joined = user(tmp_path)
         assert said(joined) == url
         joined.communicate()
-        assert embedded.running_url(tmp_path / "postgres") == url
+        assert embedded_database.running_url(tmp_path / "postgres") == url
 
 
 def test_a_configured_database_is_taken_as_it_is(tmp_path: Path) -> None:
     settings = Settings(home=str(tmp_path), database_url="postgresql://u:p@h/d")
-    assert embedded.database_url(settings) == "postgresql://u:p@h/d"
+    assert embedded_database.database_url(settings) == "postgresql://u:p@h/d"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_that_does_not_start_is_an_error_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "postgres" / "data").mkdir(parents=True)  # and no password
     with pytest.raises(DatabaseUnavailable, match=r"keeper.log; or set DRL_DATABASE_URL"):
-        embedded.database_url(Settings(home=str(tmp_path)))
+        embedded_database.database_url(Settings(home=str(tmp_path)))
