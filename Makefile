@@ -17,6 +17,7 @@ INSTALL = $(if $(filter pip,$(INSTALLER)),$(PIP_INSTALL),$(UV_INSTALL))
 TELEMETRY ?=
 ONCE ?=
 PEERS ?=
+COVERAGE ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint docs constraints check-resolution protos properties bench sample clean
@@ -57,13 +58,13 @@ $(VENV)/.docs: $(VENV)/.dev
 demo: $(VENV)/.demo ## telemetry to a decision, everything running (TELEMETRY=PATH, ONCE=1)
 	$(BIN)/drl demo $(if $(TELEMETRY),--telemetry '$(TELEMETRY)') $(if $(filter-out 0,$(ONCE)),--once)
 
-test: $(VENV)/.dev ## the whole suite: lint, types, import rules, tests
+test: $(VENV)/.dev ## the whole suite: lint, types, import rules, tests (COVERAGE=1)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/zizmor --offline --quiet .github
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(filter-out 0,$(COVERAGE)),--cov --cov-report=term --cov-report=xml:build/coverage.xml)
 
 lint: $(VENV)/.dev ## format, lint, types, import rules
 	$(BIN)/ruff format
