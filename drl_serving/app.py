@@ -22,12 +22,11 @@ from drl_serving.background import OUTBOX_STORES, Maintenance, run_forever
 from drl_serving.console.health import Overview
 from drl_serving.console.page_context import Console
 from drl_serving.console.sessions import ConsoleSessions
+from drl_serving.decisions.controller import EventDecider, FastPathEvents, FastPathRows
 from drl_serving.decisions.engine.action_selection import Rules
-from drl_serving.decisions.engine.batcher import Batcher
-from drl_serving.decisions.engine.service import DecisionService
+from drl_serving.decisions.engine.engine import DecisionEngine
 from drl_serving.decisions.engine.shadow import Shadow
 from drl_serving.decisions.engine.stateless import RowDecider
-from drl_serving.decisions.fast_routes import LeanDecision, LeanRows
 from drl_serving.decisions.log_controller import Feeds
 from drl_serving.decisions.state.decision_reader import DecisionReader
 from drl_serving.decisions.state.episode_store import EpisodeStore
@@ -41,7 +40,7 @@ from drl_serving.models.holder import ModelHolder
 from drl_serving.observability.logs import Logs
 from drl_serving.observability.metrics import Metrics
 from drl_serving.observability.otlp_exporter import SpanExporter
-from drl_serving.open_inference.fast_route import PATH, Inferrer, LeanInfer
+from drl_serving.open_inference.fast_route import PATH, FastPathInfer, Inferrer
 from drl_serving.open_inference.service import Inference
 from drl_serving.patterns.service import Patterns
 from drl_serving.storage.outbox_storage import Storage
@@ -77,8 +76,8 @@ class Service:
         self.inference = Inference(settings, self.models, self.audit)
         self.episodes = EpisodeStore(self.state, serving.max_episodes, serving.episode_ttl_s)
         self.shadow = Shadow(self.metrics.compared, self.metrics.shadow_skipped.inc)
-        self.decisions = DecisionService(
-            self.episodes, Rules.of(serving), self.metrics, self.shadow
+        self.decisions = DecisionEngine(
+            self.episodes, self.models, Rules.of(serving), self.metrics, self.shadow
         )
         self.limits = Limits(serving.max_batch, serving.max_body_bytes, serving.request_timeout_s)
         self.telemetry = TelemetryService(
@@ -94,13 +93,13 @@ class Service:
         )
         self.metrics.watch_episodes(lambda: len(self.episodes))
         self.metrics.watch_gauge(self.metrics.telemetry_buffered, lambda: self.telemetry.waiting)
-        self.batcher = Batcher(self.decisions, self.models)
-        self.rows = RowDecider(self.models, self.decisions, self.limits)
+        self.events = EventDecider(self.decisions, self.limits)
+        self.rows = RowDecider(self.decisions, self.limits)
         self.inferrer = Inferrer(self.inference, self.limits)
         fast_paths: dict[str, FastPathRoute] = {
-            "/v1/decisions": LeanDecision(self.access, self.batcher),
-            "/v1/decisions/rows": LeanRows(self.access, self.rows),
-            PATH: LeanInfer(self.access, self.inferrer),
+            "/v1/decisions": FastPathEvents(self.access, self.events),
+            "/v1/decisions/rows": FastPathRows(self.access, self.rows),
+            PATH: FastPathInfer(self.access, self.inferrer),
         }
         tls = serving.tls_certificate is not None
         headers = GatewayHeaders(json_headers(tls), page_headers(tls))
@@ -200,7 +199,7 @@ class Service:
             "inference": self.inference,
             "inferrer": self.inferrer,
             "decisions": self.decisions,
-            "batcher": self.batcher,
+            "event_decider": self.events,
             "row_decider": self.rows,
             "journal": self.journal,
             "reader": self.reader,

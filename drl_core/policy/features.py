@@ -234,6 +234,5 @@ _signals = attrgetter(*SIGNALS)
 
 def window(event: Event) -> Array:
     """One event as a window row, float64 [14]."""
-    row = [np.nan if value is None else value for value in _signals(event)]
-    row += (event.window_s, event.isolation_level)
-    return np.array(row, dtype=np.float64)
+    row = (*_signals(event), event.window_s, event.isolation_level)
+    return np.array(row, dtype=np.float64)  # None becomes NaN

@@ -14,7 +14,7 @@ from drl_core.storage.database import DatabaseUnavailable
 from drl_core.storage.outbox import OutboxError
 from drl_core.telemetry.landing import LandingZone
 from drl_serving.console.schemas import Fact, Sensor, Standing, SystemHealth
-from drl_serving.decisions.engine.service import DecisionService
+from drl_serving.decisions.engine.engine import DecisionEngine
 from drl_serving.decisions.state.journal import Journal
 from drl_serving.models.holder import ModelHolder
 from drl_serving.observability.metrics import Metrics
@@ -58,7 +58,7 @@ class Overview:
         self,
         settings: Settings,
         models: ModelHolder,
-        decisions: DecisionService,
+        decisions: DecisionEngine,
         journal: Journal,
         telemetry: TelemetryService,
         storage: Storage,

@@ -1,4 +1,8 @@
-"""`POST /v1/decisions`, and the forms of it for callers that keep the history themselves."""
+"""`POST /v1/decisions`, and the forms of it for callers that keep the history themselves.
+
+Each route has a handler of the framework and, where it costs most, a fast path that the gateway
+answers by (bytes in, bytes out). Both call the same code, so their answers are the same.
+"""
 
 import asyncio
 import time
@@ -7,20 +11,104 @@ from typing import Any
 from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 
-from drl_core.telemetry.event import TelemetryError, parse_event
+from drl_core.telemetry.event import Event, TelemetryError, parse_event
 from drl_serving.access.guards import requires
+from drl_serving.access.principal import Principal
+from drl_serving.access.service import AccessControl
 from drl_serving.decisions.engine import stateless
-from drl_serving.decisions.engine.batcher import Batcher
-from drl_serving.decisions.engine.scoring import Caller, models_of
-from drl_serving.decisions.engine.service import DecisionService
+from drl_serving.decisions.engine.engine import INLINE, DecisionEngine
+from drl_serving.decisions.engine.requests import Caller, DecisionRequest
 from drl_serving.decisions.engine.stateless import RowDecider
-from drl_serving.decisions.schemas import CarriedDecision, Decision
+from drl_serving.decisions.schemas import CarriedDecision, Decision, encode_json
+from drl_serving.gateway.gateway import RawHeaders
 from drl_serving.http import openapi, request_body
-from drl_serving.models.holder import ModelHolder
 from drl_serving.observability.metrics import Metrics
+from drl_serving.observability.tracing import Trace
 
-INLINE = 16
-"""Events that are decided on the event loop; more of them go to a thread."""
+_JSON = (b"content-type", b"application/json")
+_OCTETS = (b"content-type", b"application/octet-stream")
+
+
+class EventDecider:
+    """Decides a body's event, or its list of events."""
+
+    def __init__(self, decisions: DecisionEngine, limits: request_body.Limits) -> None:
+        self._decisions = decisions
+        self._limits = limits
+
+    async def decide_body(self, body: bytes, caller: Caller) -> Decision | list[Decision]:
+        """The decision of one event; a list of them for a list.
+
+        Raises:
+            TelemetryError: where something is no event.
+            Problem: 409, 413, 500 or 503, as `DecisionEngine.submit`.
+        """
+        records, is_list = [body], False
+        if body[:1] != b"{":
+            records, is_list = request_body.split(body)
+            request_body.limit(len(records), self._limits.max_batch)
+        if not is_list:
+            request = DecisionRequest((parse_event(records[0]),), caller)
+            return (await self._decisions.submit(request)).answers[0]
+        long = len(records) > INLINE
+        events = await asyncio.to_thread(_parse, records) if long else _parse(records)
+        return (await self._decisions.submit(DecisionRequest(events, caller))).answers
+
+
+def _parse(records: list[bytes]) -> list[Event]:
+    events = [parse_event(raw, number) for number, raw in enumerate(records)]
+    if not events:
+        raise TelemetryError("$", "the list is empty, send at least one event")
+    return events
+
+
+class FastPathEvents:
+    """Answers `POST /v1/decisions` in plain JSON, with no framework in between."""
+
+    def __init__(self, access: AccessControl, decider: EventDecider) -> None:
+        self._access = access
+        self._decider = decider
+
+    def takes(self, media: bytes, body: bytes) -> bool:
+        """JSON that does not begin as an object or a list is left to the framework."""
+        return media == b"application/json" and body[:1] in (b"{", b"[")
+
+    async def __call__(
+        self, body: bytes, headers: RawHeaders, principal: Principal, trace: Trace
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Decide.
+
+        Raises:
+            Exception: what `drl_serving.http.problems.as_problem` maps to an answer.
+        """
+        self._access.require(principal, "decide")
+        decided = await self._decider.decide_body(body, Caller(principal.id, trace.trace_id))
+        return [_JSON], encode_json(decided)
+
+
+class FastPathRows:
+    """Answers `POST /v1/decisions/rows`."""
+
+    def __init__(self, access: AccessControl, rows: RowDecider) -> None:
+        self._access = access
+        self._rows = rows
+
+    def takes(self, media: bytes, body: bytes) -> bool:
+        """Rows as they are."""
+        return media == b"application/octet-stream"
+
+    async def __call__(
+        self, body: bytes, headers: RawHeaders, principal: Principal, trace: Trace
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Decide.
+
+        Raises:
+            Problem: 400, 403, 413, 500 or 503.
+        """
+        self._access.require(principal, "decide")
+        about, content = await self._rows.decide_body(body)
+        named = [(name.lower().encode(), text.encode()) for name, text in about.items()]
+        return [*named, _OCTETS], content
 
 
 class DecisionController(Controller):
@@ -42,35 +130,18 @@ class DecisionController(Controller):
         operation_class=openapi.EventsOperation,
         responses=openapi.problems(400, 409, 413, 415, 500, 503),
     )
-    async def decide(
+    async def decide_events(
         self,
         request: Request[Any, Any, Any],
-        limits: NamedDependency[request_body.Limits],
-        models: NamedDependency[ModelHolder],
-        decisions: NamedDependency[DecisionService],
-        batcher: NamedDependency[Batcher],
+        event_decider: NamedDependency[EventDecider],
         metrics: NamedDependency[Metrics],
     ) -> Decision | list[Decision]:
         request_body.content_type(request, request_body.JSON)
         body = await request.body()
         began = time.perf_counter()
-        records, is_list = request_body.split(body)
-        request_body.limit(len(records), limits.max_batch)
-        caller = _caller(request)
-        if not is_list:
-            decision = await batcher.decide(parse_event(records[0]), caller)
-            metrics.decision_seconds.observe(time.perf_counter() - began)
-            return decision
-
-        def decide() -> list[Decision]:
-            events = [parse_event(raw, number) for number, raw in enumerate(records)]
-            if not events:
-                raise TelemetryError("$", "the list is empty, send at least one event")
-            return decisions.decide(events, models_of(models), caller).answers
-
-        answers = decide() if len(records) <= INLINE else await asyncio.to_thread(decide)
+        answer = await event_decider.decide_body(body, _caller(request))
         metrics.decision_seconds.observe(time.perf_counter() - began)
-        return answers
+        return answer
 
     @post(
         "/carried",
@@ -88,16 +159,19 @@ class DecisionController(Controller):
         self,
         request: Request[Any, Any, Any],
         limits: NamedDependency[request_body.Limits],
-        models: NamedDependency[ModelHolder],
-        decisions: NamedDependency[DecisionService],
+        decisions: NamedDependency[DecisionEngine],
     ) -> list[CarriedDecision]:
         request_body.content_type(request, request_body.JSON)
         body = await request.body()
         records, _ = request_body.split(body)
         request_body.limit(len(records), limits.max_batch)
-        return await asyncio.to_thread(
-            stateless.decide, records, models_of(models), decisions, _caller(request)
-        )
+        decisions.models()  # 503 before any reading
+        asked = await asyncio.to_thread(stateless.carried_request, records, _caller(request))
+        decided = await decisions.submit(asked)
+        return [
+            CarriedDecision(decision=answer, carry=decided.scored[place].after.tolist())
+            for place, answer in enumerate(decided.answers)
+        ]
 
     @post(
         "/rows",
@@ -119,7 +193,7 @@ class DecisionController(Controller):
         row_decider: NamedDependency[RowDecider],
     ) -> Response[bytes]:
         request_body.content_type(request, request_body.OCTETS)
-        headers, content = await row_decider.decide(await request.body())
+        headers, content = await row_decider.decide_body(await request.body())
         return Response(content, media_type=request_body.OCTETS, headers=headers)
 
 

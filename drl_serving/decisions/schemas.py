@@ -1,6 +1,6 @@
 """What a decision looks like: in JSON, and in the journal that the workers share."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
@@ -8,8 +8,7 @@ from msgspec import Meta, Struct
 from drl_core.policy.features import CARRY_WIDTH
 from drl_core.settings import Mode
 from drl_core.telemetry.event import Event
-
-Role = Literal["champion", "challenger"]
+from drl_serving.models.schemas import Role
 
 
 class Decision(Struct, frozen=True, kw_only=True, gc=False):

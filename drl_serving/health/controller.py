@@ -6,7 +6,7 @@ from litestar import Controller, Response, get
 from litestar.di import NamedDependency
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from drl_serving.decisions.engine.service import DecisionService
+from drl_serving.decisions.engine.engine import DecisionEngine
 from drl_serving.health.schemas import Live, Ready
 from drl_serving.models.holder import ModelHolder
 from drl_serving.observability.metrics import Metrics
@@ -30,7 +30,7 @@ class HealthController(Controller):
     async def ready(
         self,
         models: NamedDependency[ModelHolder],
-        decisions: NamedDependency[DecisionService],
+        decisions: NamedDependency[DecisionEngine],
         telemetry: NamedDependency[TelemetryService],
     ) -> Response[Ready]:
         manifest = models.current.manifest if models.current else None

@@ -16,7 +16,7 @@ from drl_core.release.errors import BundleError
 from drl_core.release.signing_keys import trusted_keys
 from drl_core.release.store import ModelStore
 from drl_core.settings import Settings
-from drl_serving.models.onnx_model import ServedModel
+from drl_serving.models.onnx_model import Models, ServedModel
 from drl_serving.models.sequence_guard import HighestSequence
 from drl_serving.observability.metrics import Metrics
 
@@ -41,7 +41,11 @@ class ModelHolder:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.current: ServedModel | None = None
-        """The model that decides. Read it once per request: version and Q-values then match."""
+        """The champion."""
+        self.challenger: ServedModel | None = None
+        """The model to compare with; None where there is none, or where it is the served one."""
+        self.serving: Models | None = None
+        """Both of them. Read it once per batch: version and Q-values then always match."""
         self.store = ModelStore(settings.models_path)
         self.keys_path = settings.keys_path
         self._highest = HighestSequence(settings.state_path / "highest_release.json")
@@ -63,15 +67,6 @@ class ModelHolder:
         self._thread = ThreadPoolExecutor(1, "models")
 
     @property
-    def challenger(self) -> ServedModel | None:
-        """The model to compare with; None where there is none, or where it is the served one."""
-        held = self._challenger
-        if held is None or self.current is None or not self._trusts(held):
-            return None
-        same = held.manifest.model_version == self.current.manifest.model_version
-        return None if same else held
-
-    @property
     def distrusted(self) -> bool:
         """Whether the served model was signed by a key that is no longer trusted."""
         return self.current is not None and not self._trusts(self.current)
@@ -84,6 +79,7 @@ class ModelHolder:
         self._seen_challenger = None
         if version is None:
             self._challenger = None
+            self._refresh()
 
     def loaded(self) -> list[ServedModel]:
         """Models that are ready to run, the newest release first."""
@@ -127,7 +123,9 @@ class ModelHolder:
         """Take a new release, if there is a sound one; True where the model was swapped."""
         async with self._polling:  # who returns has the newest release, whoever loaded it
             swapped = await self._poll_current()
+            self._refresh()  # after a refusal as well: keys may be trusted no more
             await self._poll_challenger()
+            self._refresh()
         return swapped
 
     async def _poll_current(self) -> bool:
@@ -165,6 +163,16 @@ class ModelHolder:
         if wanted == self._wanted:
             self._challenger = model
             _log.info("challenger loaded", version=wanted)
+
+    def _refresh(self) -> None:
+        """Put together what serves now."""
+        current, held = self.current, self._challenger
+        if current is None:
+            return
+        version = current.manifest.model_version
+        is_other = held is not None and held.manifest.model_version != version
+        self.challenger = held if held is not None and is_other and self._trusts(held) else None
+        self.serving = Models(current, self.challenger)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

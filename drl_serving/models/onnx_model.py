@@ -1,11 +1,13 @@
-"""A served model: held to the allow-list and its golden answers, warmed up, ready to run.
+"""The served model (ONNX Runtime): held to the allow-list and its golden answers, ready to run.
 
 A verified release comes in and leaves as a `ServedModel`, which maps windows and carries to
-Q-values. `drl_serving.models.holder` decides which of them serve.
+Q-values. Here is the one soundness check of its answers as well; it fails closed.
+`drl_serving.models.holder` says which models serve.
 """
 
 import threading
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from drl_core.release import graph_check
 from drl_core.release.errors import BundleError
 from drl_core.release.manifest import INPUTS, OUTPUTS, Golden, Manifest
 from drl_core.release.store import Release
+from drl_serving.http.problems import Problem
+from drl_serving.models.schemas import Role
 
 GOLDEN_TOLERANCE = 1e-4
 _CHUNK = 1024
@@ -36,6 +40,30 @@ class Scores:
     """float32 [N, 30]"""
     carry: Array
     """float64 [N, 14], these windows included"""
+
+
+def unsound_rows(*tables: npt.NDArray[Any]) -> list[int]:
+    """Rows of a model's answers from which nothing may be decided: a number is not finite.
+
+    Args:
+        tables: [N, ...] each.
+    """
+    # a sum of squares is finite only where all are; it may overflow, then each number is looked at
+    for table in tables:
+        if not isfinite(np.vdot(table, table)):
+            sound = np.concatenate([np.isfinite(one) for one in tables], axis=1).all(1)
+            return np.flatnonzero(~sound).tolist()
+    return []
+
+
+def not_finite() -> Problem:
+    """For answers from which nothing may be decided."""
+    return Problem(
+        500,
+        "model-not-finite",
+        "the model answered with a number that is not finite; no action was decided",
+        "Treat the artefact as undecided, and roll the model back.",
+    )
 
 
 class ServedModel:
@@ -82,6 +110,18 @@ class ServedModel:
         if len(parts) > 1:
             parts = [[np.concatenate(columns) for columns in zip(*parts, strict=True)]]
         return Scores(*(column[:rows] for column in parts[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models of one batch of requests: one reference, swapped as a whole."""
+
+    champion: ServedModel
+    challenger: ServedModel | None = None
+
+    def of(self, role: Role) -> ServedModel:
+        """The model of a role; the champion where there is no challenger."""
+        return self.challenger or self.champion if role == "challenger" else self.champion
 
 
 class _Pair:

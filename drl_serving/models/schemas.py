@@ -1,8 +1,11 @@
-"""What is told of models in JSON."""
+"""JSON schemas of the model routes: releases, manifests, the result of a rollback."""
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
+
+Role = Literal["champion", "challenger"]
+"""The champion decides; a challenger is compared with it, and decides the canary's share."""
 
 
 class ReleaseSummary(Struct, frozen=True, kw_only=True):

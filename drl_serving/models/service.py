@@ -24,7 +24,12 @@ def require_model(models: ModelHolder) -> ServedModel:
     """
     if models.current is not None:
         return models.current
-    raise Problem(
+    raise no_model()
+
+
+def no_model() -> Problem:
+    """503: nothing can be decided yet."""
+    return Problem(
         503,
         "no-model",
         "no released model has been loaded, so nothing can be decided",

@@ -1,4 +1,4 @@
-"""`infer`: a request's bytes in, the answer's bytes out; the framework's route and the lean one."""
+"""`infer` on the fast path: a request's bytes in, the answer's bytes out, without the framework."""
 
 import time
 
@@ -53,7 +53,7 @@ class Inferrer:
         return protocol.encode(asked, served, scores)
 
 
-class LeanInfer:
+class FastPathInfer:
     """Answers `POST` of `PATH`, for the released version."""
 
     def __init__(self, access: AccessControl, inferrer: Inferrer) -> None:

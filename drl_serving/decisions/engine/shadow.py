@@ -13,9 +13,9 @@ import numpy as np
 
 from drl_core.policy.actions import Action
 from drl_core.policy.features import Array
-from drl_serving.decisions.engine.action_selection import Rules, choose
-from drl_serving.decisions.schemas import Role
+from drl_serving.decisions.engine.action_selection import Rules, select_actions
 from drl_serving.models.onnx_model import ServedModel
+from drl_serving.models.schemas import Role
 
 INTERVAL_S = 0.2
 CAPACITY = 20_000
@@ -82,7 +82,8 @@ def _pairs(offers: list[Offer], margin: float) -> Counter[tuple[Role, Action, Ac
         scores = group[0].other.run(
             np.stack([offer.window for offer in group]), np.stack([offer.carry for offer in group])
         )
-        for offer, q_values in zip(group, scores.q_values.tolist(), strict=True):
-            action, _, _ = choose(q_values, offer.isolation_level, margin)
-            pairs[offer.role, offer.action, action] += 1
+        levels = np.array([offer.isolation_level for offer in group])
+        actions, _ = select_actions(scores.q_values, levels, margin)
+        for offer, action in zip(group, actions.tolist(), strict=True):
+            pairs[offer.role, offer.action, Action(action)] += 1
     return pairs

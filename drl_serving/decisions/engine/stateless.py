@@ -1,7 +1,7 @@
-"""Decisions for callers that keep the history: events with their carry, or raw float rows.
+"""Stateless decisions: the caller keeps the history, as carries in JSON or as raw float rows.
 
-Nothing is kept here. A carry that cannot be the fold of an episode's steps so far is refused: its
-number of windows must be the event's step.
+Nothing is kept here but the journal of JSON decisions. A carry that cannot be the fold of an
+episode's steps so far is refused: its number of windows must be the event's step.
 """
 
 import asyncio
@@ -9,20 +9,19 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
-from drl_core.policy.actions import ACTION_COUNT, CONTAINING, MAX_ISOLATION_LEVEL, allowed
+from drl_core.policy.actions import ACTION_COUNT
 from drl_core.policy.features import CARRY_WIDTH, SIGNAL_COUNT, WINDOW_WIDTH, Array, start, window
 from drl_core.telemetry.event import Event
-from drl_serving.decisions.engine.scoring import Caller, Models, models_of, not_finite
-from drl_serving.decisions.engine.service import DecisionService
-from drl_serving.decisions.schemas import CarriedDecision, CarriedEvent
+from drl_serving.decisions.engine.action_selection import select_actions
+from drl_serving.decisions.engine.engine import DecisionEngine
+from drl_serving.decisions.engine.requests import Caller, DecisionRequest
+from drl_serving.decisions.schemas import CarriedEvent
 from drl_serving.http import request_body
 from drl_serving.http.problems import Problem
 from drl_serving.http.request_body import Limits
-from drl_serving.models.holder import ModelHolder
 from drl_serving.models.input_validation import validate
-from drl_serving.models.onnx_model import ServedModel
+from drl_serving.models.onnx_model import ServedModel, not_finite, unsound_rows
 
 ROW_WIDTH = WINDOW_WIDTH + CARRY_WIDTH
 ANSWER_WIDTH = 1 + ACTION_COUNT + CARRY_WIDTH
@@ -31,10 +30,8 @@ INLINE_ROWS = 1024
 _ROW_BYTES = ROW_WIDTH * 8
 
 
-def decide(
-    records: Sequence[bytes], models: Models, decisions: DecisionService, caller: Caller
-) -> list[CarriedDecision]:
-    """Decide events, each with its own history.
+def carried_request(records: Sequence[bytes], caller: Caller) -> DecisionRequest:
+    """The request of events, each with its own history.
 
     Raises:
         Problem: 400 for what is not a `CarriedEvent`, 409 for a history that misses steps.
@@ -47,8 +44,7 @@ def decide(
     carries = np.stack([_history(number, one) for number, one in enumerate(sent)])
     events = [one.event for one in sent]
     validate(np.stack([window(event) for event in events]), carries)
-    decided = decisions.decide_carried(events, carries, models, caller)
-    return [CarriedDecision(decision=made, carry=after) for made, after in decided]
+    return DecisionRequest(events, caller, carries)
 
 
 def _history(position: int, sent: CarriedEvent) -> Array:
@@ -75,7 +71,7 @@ def _history(position: int, sent: CarriedEvent) -> Array:
     )
 
 
-def rows(body: bytes, most: int) -> Array:
+def read_rows(body: bytes, most: int) -> Array:
     """A body's rows, float64 [N, 28].
 
     Raises:
@@ -96,14 +92,13 @@ def rows(body: bytes, most: int) -> Array:
 
 
 class RowDecider:
-    """Decides raw rows with the model and the rules of the moment."""
+    """Decides raw rows with the engine's models and rules of the moment."""
 
-    def __init__(self, models: ModelHolder, decisions: DecisionService, limits: Limits) -> None:
-        self._models = models
+    def __init__(self, decisions: DecisionEngine, limits: Limits) -> None:
         self._decisions = decisions
         self._limits = limits
 
-    async def decide(self, body: bytes) -> tuple[dict[str, str], bytes]:
+    async def decide_body(self, body: bytes) -> tuple[dict[str, str], bytes]:
         """Decide a body's rows; many of them in a thread.
 
         Returns:
@@ -112,8 +107,8 @@ class RowDecider:
         Raises:
             Problem: 400, 413, 500 or 503.
         """
-        table = rows(body, self._limits.max_batch)
-        model = models_of(self._models).champion
+        table = read_rows(body, self._limits.max_batch)
+        model = self._decisions.models().champion
         work = partial(decide_rows, table, model, self._decisions.rules.containment_margin)
         answer = work() if len(table) <= INLINE_ROWS else await asyncio.to_thread(work)
         manifest = model.manifest
@@ -130,7 +125,7 @@ def decide_rows(table: Array, model: ServedModel, margin: float) -> Array:
     Args:
         table: float64 [N, 28]: windows, then carries.
         model: decides.
-        margin: as in `drl_serving.decisions.engine.action_selection.choose`.
+        margin: as in `drl_serving.decisions.engine.action_selection.select_actions`.
 
     Returns:
         float64 [N, 20]: action, five Q-values, the next carry.
@@ -142,29 +137,10 @@ def decide_rows(table: Array, model: ServedModel, margin: float) -> Array:
     carry = np.ascontiguousarray(table[:, WINDOW_WIDTH:])
     validate(windows, carry)
     scores = model.run(windows, carry)
+    if unsound_rows(scores.q_values, scores.carry):
+        raise not_finite()
     answer = np.empty((len(windows), ANSWER_WIDTH))
+    answer[:, 0], _ = select_actions(scores.q_values, windows[:, -1], margin)
     answer[:, 1 : 1 + ACTION_COUNT] = scores.q_values
     answer[:, 1 + ACTION_COUNT :] = scores.carry
-    if not np.isfinite(answer[:, 1:]).all():
-        raise not_finite()
-    answer[:, 0] = actions(scores.q_values, windows[:, -1], margin)
     return answer
-
-
-def actions(
-    q_values: npt.NDArray[np.float32], isolation_level: Array, margin: float
-) -> npt.NDArray[np.int64]:
-    """`drl_serving.decisions.engine.action_selection.choose` for many rows: the action ids, [N]."""
-    values = q_values.astype(np.float64)
-    if isolation_level.max() >= MAX_ISOLATION_LEVEL:
-        values[~allowed(isolation_level.astype(np.int64))] = -np.inf
-    best = values.argmax(1)
-    if margin:
-        others = values.copy()
-        others[:, [int(action) for action in CONTAINING]] = -np.inf
-        second = others.argmax(1)
-        at = np.arange(len(values))
-        containing = np.isin(best, CONTAINING)
-        best = np.where(containing & (values[at, best] - values[at, second] < margin), second, best)
-    chosen: npt.NDArray[np.int64] = best
-    return chosen

@@ -1,14 +1,15 @@
-"""Where each running episode stands, shared by the workers; the least recently used goes first.
+"""The episode store: an LRU cache of running episodes in the shared state, and its commit.
 
 An episode that is kept is the fold of its steps 0 to `step`, none missing; one that is evicted is
-forgotten whole, so nothing is ever decided from part of a history. Changes and their journal
-entries are one transaction: a step that two workers decide at once is decided by one of them.
+forgotten whole, so nothing is ever decided from part of a history. Commits use optimistic
+concurrency, and an episode's change and its entry in the write-ahead journal are one transaction: a
+step that two workers decide at once is decided by one of them.
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import lmdb
 import msgspec
@@ -16,6 +17,8 @@ import numpy as np
 from msgspec import Struct
 
 from drl_core.policy.features import Array
+from drl_core.telemetry.event import Event
+from drl_serving.decisions.schemas import Decision, JournalEntry
 from drl_serving.storage.shared_state import SharedState
 
 EpisodeKey = tuple[str, str]
@@ -37,6 +40,26 @@ class Episode(Struct, frozen=True, array_like=True, gc=False):
     decision: bytes | None
     """The decision of `step` in MessagePack; None where it came back from telemetry."""
 
+    @classmethod
+    def of(cls, decision: Decision, before: Array, after: Array) -> Self:
+        """The episode after a step was decided, from the carry before it to the one after it."""
+        carries = before.tobytes(), after.tobytes()
+        return cls(decision.step, decision.features_version, *carries, _encode(decision))
+
+    def made(self) -> Decision:
+        """The decision of `step`, where it has one."""
+        return _decode_decision(self.decision or b"")
+
+    def continues(self, step: int, features_version: int) -> bool:
+        """Whether a request from `step` on continues it; otherwise it is as good as unknown.
+
+        One that was folded by other features cannot be continued; one that was restored from
+        telemetry and has no decision yet may begin anew at step 0.
+        """
+        if self.features_version != features_version:
+            return False
+        return self.decision is not None or step > 0
+
     def carry(self) -> Array:
         """float64 [14], for the next step."""
         return np.frombuffer(self.after)
@@ -46,16 +69,38 @@ class Episode(Struct, frozen=True, array_like=True, gc=False):
         return np.frombuffer(self.before)
 
 
-class Known(Struct, frozen=True, gc=False):
+class EpisodeSnapshot(NamedTuple):
     """An episode as it was read: `raw` tells whether it went on since."""
 
     raw: bytes
     episode: Episode
 
 
+class Change(NamedTuple):
+    """What a request changes: kept whole or not at all."""
+
+    episodes: Mapping[bytes, Episode]
+    """Where episodes stand now, by database key, the least recently used first."""
+    entries: Sequence[JournalEntry] = ()
+    """Of the decisions, in order."""
+
+
 _decode: Callable[[bytes], Episode] = msgspec.msgpack.Decoder(Episode).decode
+_decode_decision: Callable[[bytes], Decision] = msgspec.msgpack.Decoder(Decision).decode
 _encode = msgspec.msgpack.Encoder().encode
 _STAMP = 8
+KEPT, PASSING = b"k", b"p"
+"""First byte of an entry in the journal: whether the decision log keeps it."""
+
+
+def pack_entry(entry: JournalEntry) -> bytes:
+    """An entry as the journal has it: first whether it is kept, so that others need no decoding."""
+    return (KEPT if entry.kept else PASSING) + _encode(entry)
+
+
+def episode_key(event: Event) -> EpisodeKey:
+    """The episode that an event belongs to."""
+    return event.sandbox_id, str(event.episode_id)
 
 
 def database_key(key: EpisodeKey) -> bytes:
@@ -75,72 +120,55 @@ class EpisodeStore:
         with self._state.env.begin() as reading:
             return int(reading.stat(self._state.episodes)["entries"])
 
-    def read(self, keys: Collection[bytes]) -> dict[bytes, Known | None]:
+    def read(self, keys: Collection[bytes]) -> dict[bytes, EpisodeSnapshot | None]:
         """Episodes by database key, in one consistent view; None for unknown and expired ones."""
         expired = self._expired()
-        found: dict[bytes, Known | None] = {}
+        found: dict[bytes, EpisodeSnapshot | None] = {}
         with self._state.env.begin(db=self._state.episodes) as reading:
             for key in keys:
                 raw = reading.get(key)
                 if raw is not None and int.from_bytes(raw[:_STAMP], "big") <= expired:
                     raw = None
-                found[key] = None if raw is None else Known(raw, _decode(raw[_STAMP:]))
+                found[key] = None if raw is None else EpisodeSnapshot(raw, _decode(raw[_STAMP:]))
         return found
 
     def commit(
-        self,
-        known: Mapping[bytes, Known | None],
-        changed: Mapping[bytes, Episode],
-        entries: Collection[bytes],
-    ) -> bool:
-        """Keep what became of episodes, unless one of them went on since it was read.
+        self, read: Mapping[bytes, EpisodeSnapshot | None], changes: Sequence[Change]
+    ) -> list[bool]:
+        """Keep changes in one transaction, each whole or not at all (optimistic concurrency).
 
         Args:
-            known: what the change was made from, as `read` gave it.
-            changed: the episodes that went on, the least recently used first.
-            entries: for the journal, in order.
+            read: what the changes were made from, as `read` gave it.
+            changes: no episode is in two of them.
 
         Returns:
-            False where nothing was kept: read again, decide again.
+            Which were kept. Of the others an episode went on since it was read: read it again, and
+            decide again.
         """
-        state = self._state
+        if not any(change.episodes or change.entries for change in changes):
+            return [True] * len(changes)
+        journal = [[pack_entry(entry) for entry in change.entries] for change in changes]
+        state, is_new = self._state, False
+        kept: list[bool] = []
+        entries: list[bytes] = []
         with state.env.begin(write=True, db=state.episodes) as writing:
             expired = self._expired()
-            if any(_moved(known[key], writing.get(key), expired) for key in changed):
-                return False
-            for key, episode in changed.items():
-                self._put(writing, key, episode, writing.get(key))
-            if any(known[key] is None for key in changed):
+            for (episodes, _), packed in zip(changes, journal, strict=True):
+                now: dict[bytes, bytes | None] = {}
+                for name in episodes:
+                    now[name] = writing.get(name)
+                    if _moved(read[name], now[name], expired):
+                        kept.append(False)
+                        break
+                else:
+                    for name, episode in episodes.items():
+                        self._put(writing, name, episode, now[name])
+                        is_new = is_new or read[name] is None
+                    entries += packed
+                    kept.append(True)
+            if is_new:
                 self._evict(writing)
             _append(writing, state.journal, entries)
-        return True
-
-    def commit_each(
-        self, known: Mapping[bytes, Known | None], changed: Mapping[bytes, tuple[Episode, bytes]]
-    ) -> list[bytes]:
-        """Keep what became of each episode that did not go on since it was read.
-
-        Args:
-            known: what the changes were made from, as `read` gave it.
-            changed: each episode, and its entry for the journal.
-
-        Returns:
-            Those that were kept.
-        """
-        if not changed:
-            return []
-        state = self._state
-        kept = []
-        with state.env.begin(write=True, db=state.episodes) as writing:
-            expired = self._expired()
-            for key, (episode, _) in changed.items():
-                now = writing.get(key)
-                if not _moved(known[key], now, expired):
-                    self._put(writing, key, episode, now)
-                    kept.append(key)
-            if any(known[key] is None for key in kept):
-                self._evict(writing)
-            _append(writing, state.journal, [changed[key][1] for key in kept])
         return kept
 
     def _expired(self) -> int:
@@ -180,7 +208,7 @@ class EpisodeStore:
             excess -= 1
 
 
-def _moved(before: Known | None, now: bytes | None, expired: int) -> bool:
+def _moved(before: EpisodeSnapshot | None, now: bytes | None, expired: int) -> bool:
     """Whether an episode went on, or away, since it was read as `before`."""
     if before is not None:
         return now != before.raw

@@ -1,8 +1,9 @@
-"""The journal of the last decisions, shared by the workers, and the way on into the decision log.
+"""The write-ahead journal of decisions, shared by the workers, and its relay to the outbox.
 
-Every decision enters the journal in the transaction that moves its episode on. One worker at a time
-carries what is to be kept over to the outbox, from where it reaches PostgreSQL; carried twice, an
-entry is kept once. The last entries stay for the live feed.
+Every decision enters the journal in the transaction that commits its episode
+(`drl_serving.decisions.state.episode_store`). One worker at a time relays what is to be kept to the
+outbox, from where it reaches PostgreSQL; delivery is at least once, and a repeated entry is stored
+once. The last entries stay for the live feed.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from drl_core.policy.actions import Action
 from drl_core.storage.outbox import Outbox, OutboxError
 from drl_serving.decisions.schemas import JournalEntry
 from drl_serving.decisions.state import log_store
+from drl_serving.decisions.state.episode_store import KEPT
 from drl_serving.decisions.state.log_store import DecisionRecord
 from drl_serving.storage.shared_state import SharedState
 
@@ -28,15 +30,8 @@ INTERVAL_S = 0.2
 _GROUP = 1000
 _RETRY_S = 5.0
 _MARK = "journal-carried"
-KEPT, PASSING = b"k", b"p"
-_encode = msgspec.msgpack.Encoder().encode
 _log = structlog.stdlib.get_logger(__name__)
 _decode = msgspec.msgpack.Decoder(JournalEntry).decode
-
-
-def packed(entry: JournalEntry) -> bytes:
-    """An entry as the journal has it: first whether it is kept, so that others need no decoding."""
-    return (KEPT if entry.kept else PASSING) + _encode(entry)
 
 
 def _unpack(value: bytes) -> JournalEntry:

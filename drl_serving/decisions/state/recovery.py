@@ -21,8 +21,7 @@ from drl_core.policy.features import FEATURES_VERSION, fold, window
 from drl_core.settings import Settings, load
 from drl_core.telemetry.event import Event, parse_lines
 from drl_core.telemetry.landing import LandingError, LandingZone
-from drl_serving.decisions.engine.step_order import episode_key
-from drl_serving.decisions.state.episode_store import Episode, EpisodeKey, EpisodeStore
+from drl_serving.decisions.state.episode_store import Episode, EpisodeKey, EpisodeStore, episode_key
 from drl_serving.storage.shared_state import SharedState
 
 RESTORED = "restored"

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drl_core.telemetry.event import Event
 from drl_serving.app import Service
-from drl_serving.decisions.engine.scoring import Caller, models_of
+from drl_serving.decisions.engine.requests import Caller, Decided, DecisionRequest
 from drl_serving.decisions.schemas import Decision
 from drl_serving.http.problems import Problem
 
@@ -34,10 +35,14 @@ def together(service: Service, events: list[Event]) -> list[Decision | BaseExcep
     """Ask for all in one turn of the loop."""
 
     async def scenario() -> list[Any]:
-        asked = [service.batcher.decide(one, Caller(f"asks {n}")) for n, one in enumerate(events)]
+        asked = [
+            service.decisions.submit(DecisionRequest([one], Caller(f"asks {n}")))
+            for n, one in enumerate(events)
+        ]
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    return asyncio.run(scenario())
+    outcomes = asyncio.run(scenario())
+    return [one if isinstance(one, BaseException) else one.answers[0] for one in outcomes]
 
 
 def test_one_turn_is_one_run_of_the_graph(
@@ -99,6 +104,71 @@ def test_a_number_that_is_not_finite_fails_its_own_request_alone(
     assert isinstance(undecided, Decision)
 
 
+async def batch(service: Service, asked: list[DecisionRequest]) -> list[Any]:
+    """Submit requests in one turn of the loop."""
+    futures = [service.decisions.submit(request) for request in asked]
+    return list(await asyncio.gather(*futures, return_exceptions=True))
+
+
+def kept(service: Service) -> list[tuple[str, int]]:
+    """Episodes and steps in the journal."""
+    entries = [entry.decision for _, entry in service.journal.after(0, 1000)]
+    return [(decision.episode_id, decision.step) for decision in entries]
+
+
+@pytest.mark.parametrize("wrong", range(6))
+def test_a_list_with_an_event_out_of_order_keeps_nothing(service: Service, wrong: int) -> None:
+    events = [event("ab"[n % 2], n // 2) for n in range(6)]
+    events[wrong] = event("ab"[wrong % 2], 9)
+    with pytest.raises(Problem) as refused:
+        service.decisions.decide_now(DecisionRequest(events))
+    assert (refused.value.status, refused.value.extra["record"]) == (409, wrong)
+    assert kept(service) == []
+    assert len(service.episodes) == 0
+
+
+def test_mixed_requests_of_one_turn_have_independent_outcomes(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single event, lists, and carried histories; what fails takes nothing with it."""
+    model = service.models.current
+    assert model is not None
+    run = model.run
+
+    def broken(windows: Any, carry: Any) -> Any:
+        scores = run(windows, carry)
+        scores.q_values[windows[:, 0] == 13.0] = np.inf
+        return scores
+
+    monkeypatch.setattr(model, "run", broken)
+    single, gap, whole, infinite, carried, bad_carried, after = asyncio.run(
+        batch(
+            service,
+            [
+                DecisionRequest([event("a", 0)]),
+                DecisionRequest([event("b", 0), event("c", 0), event("b", 5)]),
+                DecisionRequest([event("d", 0), event("e", 0), event("d", 1)]),
+                DecisionRequest([event("f", 0), event("f", 1, syscall_count=13.0)]),
+                DecisionRequest([event("g", 0), event("g", 0)], carries=np.zeros((2, 14))),
+                DecisionRequest([event("h", 0, syscall_count=13.0)], carries=np.zeros((1, 14))),
+                DecisionRequest([event("f", 0), event("a", 1)]),
+            ],
+        )
+    )
+    assert [(one.status, one.name) for one in (gap, infinite, bad_carried)] == [
+        (409, "missing-steps"),
+        (500, "model-not-finite"),
+        (500, "model-not-finite"),
+    ]
+    for decided in (single, whole, carried, after):
+        assert isinstance(decided, Decided)
+    assert [(one.episode_id, one.step) for one in whole.answers] == [("d", 0), ("e", 0), ("d", 1)]
+    assert kept(service) == [
+        ("a", 0), ("d", 0), ("e", 0), ("d", 1), ("g", 0), ("g", 0), ("f", 0), ("a", 1),
+    ]  # fmt: skip
+    assert len(service.episodes) == 4  # a, d, e, f: carried histories leave none behind
+
+
 def test_what_fails_as_a_whole_is_told_to_everyone(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,12 +183,12 @@ def test_what_fails_as_a_whole_is_told_to_everyone(
 
 def test_who_gave_up_waiting_is_left_out(service: Service) -> None:
     async def scenario() -> list[Any]:
-        kept, given_up = (service.batcher.decide(event(n, 0), Caller()) for n in "ab")
+        kept, given_up = (service.decisions.submit(DecisionRequest([event(n, 0)])) for n in "ab")
         given_up.cancel()
         return list(await asyncio.gather(kept, given_up, return_exceptions=True))
 
     decided, cancelled = asyncio.run(scenario())
-    assert isinstance(decided, Decision)
+    assert isinstance(decided, Decided)
     assert isinstance(cancelled, asyncio.CancelledError)
     assert len(service.journal.after(0, 10)) == 1
 
@@ -135,7 +205,7 @@ def test_an_episode_that_another_worker_moves_on_meanwhile_is_decided_again(
         with contextlib.suppress(StopIteration):
             events = next(meanwhile)
             monkeypatch.setattr(service.episodes, "read", read)
-            other.decide(events, models_of(service.models), Caller("another worker"))
+            other.decide_now(DecisionRequest(events, Caller("another worker")))
         return known
 
     monkeypatch.setattr(service.episodes, "read", overtaken)

@@ -22,7 +22,7 @@ from drl_core.policy import features
 from drl_core.settings import Settings
 from drl_core.telemetry.event import validate_event
 from drl_core.telemetry.landing import LandingZone
-from drl_serving.decisions.state.episode_store import Episode, EpisodeStore, database_key
+from drl_serving.decisions.state.episode_store import Change, Episode, EpisodeStore, database_key
 from drl_serving.decisions.state.recovery import restore
 from drl_serving.storage.shared_state import SharedState
 
@@ -205,7 +205,8 @@ def put(store: EpisodeStore, name: bytes) -> None:
     known = store.read([name])
     before = known[name].episode.step if known[name] else -1
     empty = features.start()[0].tobytes()
-    assert store.commit(known, {name: Episode(before + 1, 1, empty, empty, None)}, [])
+    moved = {name: Episode(before + 1, 1, empty, empty, None)}
+    assert store.commit(known, [Change(moved)]) == [True]
 
 
 def test_of_two_that_move_an_episode_on_at_once_one_is_told_to_read_again(
@@ -218,7 +219,9 @@ def test_of_two_that_move_an_episode_on_at_once_one_is_told_to_read_again(
     ahead = Episode(1, 1, known[b"a"].episode.after, known[b"a"].episode.after, None)
     results: list[bool] = []
     threads = [
-        threading.Thread(target=lambda: results.append(store.commit(known, {b"a": ahead}, [])))
+        threading.Thread(
+            target=lambda: results.extend(store.commit(known, [Change({b"a": ahead})]))
+        )
         for _ in range(8)
     ]
     for thread in threads:

@@ -21,10 +21,10 @@ from drl_core.policy.actions import ACTION_COUNT, CONTAINING, Action, allowed
 from drl_core.settings import Serving, Settings
 from drl_core.telemetry.event import SIGNALS, Event, validate_event
 from drl_serving.app import create_app
-from drl_serving.decisions.engine import stateless
-from drl_serving.decisions.engine.action_selection import Rules, choose
-from drl_serving.decisions.engine.scoring import Models
-from drl_serving.decisions.engine.service import DecisionService
+from drl_serving.decisions.engine.action_selection import Rules, explain, select_actions
+from drl_serving.decisions.engine.engine import DecisionEngine
+from drl_serving.decisions.engine.requests import DecisionRequest
+from drl_serving.decisions.engine.shadow import Shadow
 from drl_serving.decisions.state.episode_store import EpisodeStore, database_key
 from drl_serving.models.holder import ModelHolder
 from drl_serving.models.onnx_model import ServedModel
@@ -152,18 +152,18 @@ requests = st.lists(  # which episode goes on by how many steps, and how many of
 @MANY
 @given(sent=requests)
 def test_however_events_are_split_and_repeated_the_scores_are_those_of_the_fold(
-    model: ServedModel, sent: list[list[tuple[str, int, bool]]]
+    holder: ModelHolder, sent: list[list[tuple[str, int, bool]]]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         state = SharedState(Path(folder), 10)
         store = EpisodeStore(state, 10, 3600)
-        follow_the_fold(DecisionService(store, Rules()), Models(model), sent)
+        metrics = Metrics()
+        shadow = Shadow(metrics.compared, metrics.shadow_skipped.inc)
+        follow_the_fold(DecisionEngine(store, holder, Rules(), metrics, shadow), sent)
         state.close()
 
 
-def follow_the_fold(
-    service: DecisionService, models: Models, sent: list[list[tuple[str, int, bool]]]
-) -> None:
+def follow_the_fold(engine: DecisionEngine, sent: list[list[tuple[str, int, bool]]]) -> None:
     history: dict[str, list[Event]] = {name: [] for name in "abc"}
     first: dict[tuple[str, str, int], str] = {}
     for request in sent:
@@ -176,21 +176,31 @@ def follow_the_fold(
                 fields = {"cpu_usage": step * 7 % 100, "bytes_sent": step * 1e3 or None}
                 history[name].append(validate_event({"episode_id": name, "step": step, **fields}))
                 events.append(history[name][-1])
-        decided = service.decide(events, models)
+        decided = engine.decide_now(DecisionRequest(events))
         for one, answer in zip(events, decided.answers, strict=True):
             assert (answer.episode_id, answer.step) == one.key[1:]
             assert first.setdefault(one.key, answer.decision_id) == answer.decision_id
-        assert len({answer.decision_id for answer in decided.new}) == len(decided.new)
+        new = [step.decision for step in decided.scored.values()]
+        assert len({decision.decision_id for decision in new}) == len(new)
     for name, events in history.items():
         if events:
             rows = np.stack([features.window(e) for e in events])
             _, carry = features.fold(rows, np.arange(len(rows)) == 0)
             key = database_key(("default", name))
-            kept = service.episodes.read([key])[key]
+            kept = engine.episodes.read([key])[key]
             assert kept is not None
             assert kept.episode.step == len(events) - 1
             np.testing.assert_allclose(kept.episode.carry(), carry[0], rtol=1e-9, atol=1e-9)
     assert len(first) == sum(map(len, history.values()))
+
+
+def choose(
+    q_values: list[float], isolation_level: int, margin: float = 0.0
+) -> tuple[Action, float, str]:
+    """Select one row's action and explain it."""
+    levels = np.array([float(isolation_level)])
+    (action,), (values,) = select_actions(np.array([q_values]), levels, margin)
+    return Action(action), *explain(int(action), values.tolist(), isolation_level, margin)
 
 
 def test_no_more_isolation_at_level_three() -> None:
@@ -209,9 +219,7 @@ def test_no_more_isolation_at_level_three() -> None:
     level=st.integers(0, 3),
     margin=st.floats(0, 5),
 )
-def test_containing_takes_the_margin_and_rows_choose_alike(
-    q_values: list[float], level: int, margin: float
-) -> None:
+def test_containing_takes_the_margin(q_values: list[float], level: int, margin: float) -> None:
     action, confidence, reason = choose(q_values, level, margin)
     allowed_now = allowed(level)
     assert allowed_now[action]
@@ -222,9 +230,6 @@ def test_containing_takes_the_margin_and_rows_choose_alike(
         assert q_values[action] - max(others) >= margin
     elif margin == 0:
         assert q_values[action] == max(q for n, q in enumerate(q_values) if allowed_now[n])
-    (row,) = stateless.actions(np.array([q_values], np.float32), np.array([float(level)]), margin)
-    if len(set(q_values)) == 5:
-        assert row == action
 
 
 def test_without_a_model_nothing_is_decided(publisher: Any) -> None:
@@ -319,10 +324,15 @@ windows = st.fixed_dictionaries(
 
 
 @pytest.fixture
-def model(publisher: Any) -> ServedModel:
+def holder(publisher: Any) -> ModelHolder:
     publisher.publish("v1")
     holder = ModelHolder(publisher.settings, Metrics())
     asyncio.run(holder.poll())
+    return holder
+
+
+@pytest.fixture
+def model(holder: ModelHolder) -> ServedModel:
     assert holder.current is not None
     return holder.current
 
