@@ -331,19 +331,19 @@ def test_a_reader_never_sees_half_a_release_while_publishers_are_killed(tmp_path
     store, about = ModelStore(tmp_path), msgspec.json.encode(ABOUT).decode()
     seen: list[Release] = []
     for round_ in range(8):
-        publisher = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", PUBLISHER, str(tmp_path), about, str(round_)],
             stdout=subprocess.PIPE,
-        )
-        assert publisher.stdout is not None
-        assert publisher.stdout.readline()
-        for _ in range(3 + 2 * round_):
-            served = seen[-1].manifest.sequence if seen else 0
-            release = store.load(TRUSTED, after_sequence=served)
-            assert release.model == release.manifest.model_version.encode() * 20_000
-            seen.append(release)
-        publisher.kill()
-        publisher.wait(30)
+        ) as publisher:
+            assert publisher.stdout is not None
+            assert publisher.stdout.readline()
+            for _ in range(3 + 2 * round_):
+                served = seen[-1].manifest.sequence if seen else 0
+                release = store.load(TRUSTED, after_sequence=served)
+                assert release.model == release.manifest.model_version.encode() * 20_000
+                seen.append(release)
+            publisher.kill()
+            publisher.wait(30)
         assert store.load(TRUSTED, after_sequence=seen[-1].manifest.sequence)
     sequences = [int(path.stem) for path in store.releases()]
     assert sequences == list(range(1, len(sequences) + 1)), "a number was used twice or skipped"

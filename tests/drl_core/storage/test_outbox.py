@@ -134,14 +134,14 @@ def test_what_was_acknowledged_survives_kill_9_whole_and_in_order(tmp_path: Path
     acknowledged: list[int] = []
     for _ in range(5):
         start = acknowledged[-1] + 2 if acknowledged else 0  # one may be written but not told
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path), str(start)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        told = [int(process.stdout.readline()) for _ in range(20)]
-        os.kill(process.pid, signal.SIGKILL)
-        told += [int(line) for line in process.stdout]
-        process.wait()
+        ) as process:
+            assert process.stdout is not None
+            told = [int(process.stdout.readline()) for _ in range(20)]
+            os.kill(process.pid, signal.SIGKILL)
+            told += [int(line) for line in process.stdout]
+            process.wait()
         acknowledged += told
     keys = [row.key for row in Outbox(path).peek(100_000)]
     expected = [f"{n}-{part}" for n in acknowledged for part in range(3)]

@@ -48,19 +48,19 @@ def landed(zone: LandingZone) -> list[int]:
 def test_every_acknowledged_event_is_in_one_batch_after_kill_9(tmp_path: Path) -> None:
     rng, acknowledged = random.Random(0), list[int]()
     for round_ in range(10):
-        worker = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", WORKER, str(tmp_path), str(round_ * 100_000)],
             stdout=subprocess.PIPE,
             text=True,
-        )
-        assert worker.stdout is not None
-        first = worker.stdout.readline()  # it is at work: now at any moment
-        killer = threading.Timer(rng.uniform(0, 0.15), worker.kill)
-        killer.start()
-        for line in (first, *worker.stdout):
-            with contextlib.suppress(ValueError):  # a line that the kill cut off
-                acknowledged += range(int(line), int(line) + 3)
-        killer.join()
+        ) as worker:
+            assert worker.stdout is not None
+            first = worker.stdout.readline()  # it is at work: now at any moment
+            killer = threading.Timer(rng.uniform(0, 0.15), worker.kill)
+            killer.start()
+            for line in (first, *worker.stdout):
+                with contextlib.suppress(ValueError):  # a line that the kill cut off
+                    acknowledged += range(int(line), int(line) + 3)
+            killer.join()
         worker.wait(30)
     zone = LandingZone(tmp_path)
     while zone.seal(max_segments=1000):
