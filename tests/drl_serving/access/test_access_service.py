@@ -379,11 +379,8 @@ def test_an_issuer_that_cannot_be_used_is_refused_by_field(
 ) -> None:
     (tmp_path / "secret").write_text(json.dumps({"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}))
     weak = rsa.generate_private_key(65537, 1024).public_key()  # noqa: S505
-    (tmp_path / "weak").write_bytes(
-        weak.public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
+    encoding, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    (tmp_path / "weak").write_bytes(weak.public_bytes(encoding, form))
     with pytest.raises(SettingsError, match=f"access.{field}"):
         House(tmp_path, **changes)
 
