@@ -1,10 +1,11 @@
 """Off-policy evaluation: importance sampling and doubly robust estimates from logged interventions.
 
-An experience frame with the columns `action`, `propensity` and `outcome`, from sandboxes in
-`enforce` mode, comes in. The policy is greedy, so an episode counts as far as the log did what the
-policy would have done. Three estimators: per-decision importance sampling (Precup et al. 2000), its
-weighted form, and the doubly robust recursion (Jiang & Li 2016) with our Q as control variate. What
-the policy wants and the log never did has no support: it is not identifiable, and is named.
+An experience frame with the columns `action`, `propensity` (of the behaviour policy) and `outcome`,
+from sandboxes in `enforce` mode, comes in. The policy is greedy: an episode counts as far as it did
+what the policy would have done. Three estimators: per-decision importance sampling (Precup et al.
+2000), its weighted form, and the doubly robust recursion (Jiang & Li 2016) with our Q as control
+variate. What the policy wants and the log never did has no support: it is not identifiable, and is
+named.
 """
 
 from dataclasses import dataclass
