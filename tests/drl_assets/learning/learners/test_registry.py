@@ -17,7 +17,7 @@ from drl_assets.learning.learners import checkpoint as checkpoints
 from drl_assets.learning.learners import registry
 from drl_assets.learning.learners.checkpoint import Checkpoint
 from drl_assets.learning.learners.registry import UnknownAlgorithmError
-from drl_core.release import store
+from drl_core.release import signing_keys
 from drl_core.release.store import ModelStore
 from tests.drl_assets.learning.learners.linear_q import LinearQConfig
 from tests.drl_assets.learning.small import REPORT, SMALL
@@ -106,9 +106,9 @@ def test_it_is_evaluated_beside_baselines_tuned_on_its_trajectories(
 def test_its_graph_is_released_and_gives_the_golden_answers(
     trained: Checkpoint, tmp_path: Path
 ) -> None:
-    key = store.signing_key(tmp_path / "keys")
+    key = signing_keys.signing_key(tmp_path / "keys")
     release.publish(trained, tmp_path / "bundle", key, evaluation={})
-    trusted = {store.key_id(key.public_key()): key.public_key()}
+    trusted = {signing_keys.key_id(key.public_key()): key.public_key()}
     loaded = ModelStore(tmp_path / "bundle").load(trusted)
     onnx_export.check_golden(loaded)
     assert loaded.manifest.preset == "linear"
