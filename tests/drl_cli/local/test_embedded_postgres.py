@@ -70,7 +70,8 @@ def owner(folder: Path) -> tuple[subprocess.Popen[str], str, int]:
         [sys.executable, "-c", OWNER, str(folder)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    url, pid = process.stdout.readline().split()
+    with process.stdout as output:
+        url, pid = output.readline().split()
     return process, url, int(pid)
 
 

@@ -67,11 +67,11 @@ def processes_about(folder: Path) -> list[str]:
             environ = process.environ()
             if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
                 continue
-            cwd = process.cwd()
+            cwd, command = process.cwd(), process.cmdline()
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         if environ.get("DRL_HOME", "").startswith(str(folder)) or cwd.startswith(str(folder)):
-            found.append(f"{process.pid} {process.cmdline()}")
+            found.append(f"{process.pid} {command}")
     return found
 
 

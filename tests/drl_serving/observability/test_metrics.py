@@ -145,7 +145,7 @@ def test_workers_add_up_and_the_dead_leave_only_their_counts(
     assert total(text, "drl_outbox_depth") == 7, "all see the same one"
     assert len(samples(text, "drl_worker_cpu_seconds")) == 2
     first.kill()
-    first.wait()
+    first.communicate()
     second.communicate("close\n")
     third, text = start("5")
     third.kill()
