@@ -38,7 +38,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self._app: Any = create_app(settings)
-        self._app.max_queue_s = 60.0  # nothing is shed: how busy the machine is must not matter
+        self._app.max_queue_s = 60.0  # of trees that shed by waiting time: none here
         self._lifespan: asyncio.Queue[dict[str, str]] = asyncio.Queue()
         self._started = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

@@ -10,6 +10,7 @@ not measured), `window_s` and `isolation_level`. A **carry** is a row of 14 numb
 sums, the number of windows and the seconds so far; it starts as zeros.
 """
 
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -234,5 +235,11 @@ _signals = attrgetter(*SIGNALS)
 
 def window(event: Event) -> Array:
     """One event as a window row, float64 [14]."""
-    row = (*_signals(event), event.window_s, event.isolation_level)
-    return np.array(row, dtype=np.float64)  # None becomes NaN
+    row: Array = windows_of((event,))[0]
+    return row
+
+
+def windows_of(events: Iterable[Event]) -> Array:
+    """Events as window rows, float64 [N, 14]."""
+    rows = [(*_signals(event), event.window_s, event.isolation_level) for event in events]
+    return np.array(rows, dtype=np.float64)  # None becomes NaN

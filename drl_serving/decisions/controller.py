@@ -1,4 +1,4 @@
-"""`POST /v1/decisions`, and the forms of it for callers that keep the history themselves.
+"""Routes of `POST /v1/decisions`, with history here or at the caller, and their fast paths.
 
 Each route has a handler of the framework and, where it costs most, a fast path that the gateway
 answers by (bytes in, bytes out). Both call the same code, so their answers are the same.

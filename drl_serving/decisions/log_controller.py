@@ -156,4 +156,4 @@ def _storable(field: str, text: str | None) -> str | None:
 
 
 def _bad(field: str, why: str) -> Problem:
-    return Problem(400, "bad-request", f"{field}: {why}", "Mend the named parameter.", field=field)
+    return Problem(400, "bad-request", f"{field}: {why}", "Fix the named parameter.", field=field)

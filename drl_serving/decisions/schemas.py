@@ -1,4 +1,4 @@
-"""What a decision looks like: in JSON, and in the journal that the workers share."""
+"""Schemas of decisions: JSON of the routes, entries of the shared write-ahead journal."""
 
 from typing import Annotated
 
@@ -63,7 +63,7 @@ class JournalEntry(Struct, frozen=True, kw_only=True, gc=False):
     at_ms: int
     """Epoch milliseconds."""
     kept: bool
-    """Whether it goes on into the decision log."""
+    """Whether the decision log keeps it."""
     principal: str
     """Who asked."""
     trace_id: str

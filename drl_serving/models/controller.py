@@ -1,4 +1,4 @@
-"""`/v1/models`: which model decides, which ones came before it, and back to one of them."""
+"""Routes of `/v1/models`: the served model, the releases before it, and the rollback."""
 
 import asyncio
 from typing import Annotated, Any

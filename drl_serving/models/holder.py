@@ -1,8 +1,8 @@
-"""Which models serve: the released one, the last ones, a challenger, and others on demand.
+"""Hot reload of models: the champion, the last ones, a challenger, and others on demand.
 
 `ModelHolder` polls the model store's pointer by `stat` in every worker. A release comes in as
 signed files, is verified in a thread and swapped in as one reference. Whatever is wrong with it,
-the old model goes on serving and a metric counts the reason.
+the old model keeps serving and a metric counts the reason.
 """
 
 import asyncio
@@ -123,7 +123,7 @@ class ModelHolder:
         """Take a new release, if there is a sound one; True where the model was swapped."""
         async with self._polling:  # who returns has the newest release, whoever loaded it
             swapped = await self._poll_current()
-            self._refresh()  # after a refusal as well: keys may be trusted no more
+            self._refresh()  # after a refusal as well: keys may no longer be trusted
             await self._poll_challenger()
             self._refresh()
         return swapped
@@ -155,7 +155,7 @@ class ModelHolder:
         self._seen_challenger, wanted = stamp, self._wanted
         try:
             model = self._held(wanted) or await self._in_thread(lambda: self._find(wanted))
-        except Exception as error:  # the task's boundary: decisions go on without a challenger
+        except Exception as error:  # the task's boundary: decisions need no challenger
             reason = error.reason if isinstance(error, BundleError) else "unreadable"
             self._metrics.reloads.labels(f"challenger_{reason}").inc()
             _log.error("challenger refused", version=wanted, reason=reason, error=str(error))

@@ -1,7 +1,7 @@
-"""Raw float rows: the one check between a caller's numbers and the model.
+"""Input validation of raw float rows: the one check between a caller's numbers and the model.
 
-Windows and carries come in as float64 tables from any door (V2 over HTTP or gRPC, raw rows of the
-decision route) and go on to the model only if they could have come from a telemetry event and the
+Windows and carries come in as float64 tables from V2 over HTTP or gRPC and from the raw rows of the
+decision route, and reach the model only if they could have come from a telemetry event and the
 fold. It fails closed: what is out of range is refused and named, never clipped.
 """
 
@@ -28,7 +28,7 @@ _MARGIN = 1.0 + 1e-9
 _SWITCHES = slice(9, SIGNAL_COUNT)  # the three booleans
 _WINDOW_LOW = np.array([0.0] * SIGNAL_COUNT + [MIN_WINDOW_S, 0.0])
 _WINDOW_HIGH = np.array([MAX_COUNT] * 9 + [1.0] * 3 + [MAX_WINDOW_S, MAX_ISOLATION_LEVEL])
-_NEXT = "Mend the named value and send the request again; docs/open-inference.md has the ranges."
+_NEXT = "Fix the named value and send the request again; docs/open-inference.md has the ranges."
 
 
 def validate(windows: Array, carry: Array) -> None:

@@ -8,7 +8,7 @@ Q-values. Here is the one soundness check of its answers as well; it fails close
 import threading
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,7 @@ _DTYPES: dict[str, Any] = {"q_values": np.float32, "features": np.float32}  # th
 Float32 = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """What the graph says of N windows."""
 
     q_values: Float32
@@ -148,7 +147,7 @@ class _Pair:
             self._inputs["windows"][:] = window
             self._inputs["carry"][:] = carry
             self._session.run_with_iobinding(self._binding)
-            return Scores(*(array[:1].copy() for array in self._outputs.values()))
+            return Scores(*[array[:1].copy() for array in self._outputs.values()])
 
 
 def _open(model: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""The highest release that was ever taken here; it outlives the process.
+"""Rollback protection: the highest release that was ever accepted here; it outlives the process.
 
 Without it, a restarted service would take any old release that somebody put back into the store.
 The workers share one small file under the state folder, replaced atomically before each swap.
@@ -16,8 +16,8 @@ from drl_core.release.errors import BundleError
 from drl_core.release.manifest import Manifest
 
 
-class Taken(Struct, frozen=True):
-    """A release that was taken; `digest` tells two apart that claim the same number."""
+class AcceptedRelease(Struct, frozen=True):
+    """A release that was accepted; `digest` tells two apart that claim the same number."""
 
     sequence: int = 0
     digest: str = ""
@@ -29,23 +29,23 @@ class HighestSequence:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self) -> Taken:
-        """The highest release taken so far; number 0 before the first.
+    def read(self) -> AcceptedRelease:
+        """The highest release accepted so far; number 0 before the first.
 
         Raises:
-            BundleError: `state`, the file is damaged, so nothing can be told to be newer.
+            BundleError: `state`, the file is damaged, so no release can be shown to be newer.
         """
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=Taken)
+            return msgspec.json.decode(self.path.read_bytes(), type=AcceptedRelease)
         except FileNotFoundError:
-            return Taken()
+            return AcceptedRelease()
         except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
             raise BundleError(
                 "state",
                 f"{self.path} is damaged ({cause}); remove it if the store is to be trusted",
             ) from None
 
-    def require_newer(self, manifest: Manifest, highest: Taken) -> None:
+    def require_newer(self, manifest: Manifest, highest: AcceptedRelease) -> None:
         """Refuse another release under the number of the highest one.
 
         Raises:
@@ -61,8 +61,8 @@ class HighestSequence:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_suffix(".lock")):
             if self.read().sequence < manifest.sequence:
-                taken = Taken(manifest.sequence, digest(manifest))
-                write_atomically(self.path, msgspec.json.encode(taken))
+                accepted = AcceptedRelease(manifest.sequence, digest(manifest))
+                write_atomically(self.path, msgspec.json.encode(accepted))
 
 
 def digest(manifest: Manifest) -> str:

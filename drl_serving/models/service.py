@@ -1,4 +1,4 @@
-"""Reads the served model's manifest and the store's releases."""
+"""Operations of the model routes: manifests, releases, rollback."""
 
 import asyncio
 from typing import Any
@@ -41,10 +41,10 @@ def no_model() -> Problem:
 
 def metadata(model: ServedModel) -> dict[str, Any]:
     """A model's manifest without its golden rows."""
-    return _told(model.manifest)
+    return _public_fields(model.manifest)
 
 
-def _told(manifest: Manifest) -> dict[str, Any]:
+def _public_fields(manifest: Manifest) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(manifest)
     fields.pop("golden")
     return fields
@@ -66,7 +66,7 @@ async def details(models: ModelHolder, version: str) -> ModelDetails:
         raise _refused(error) from None
     current, challenger = models.current, models.challenger
     return ModelDetails(
-        manifest=_told(found.manifest),
+        manifest=_public_fields(found.manifest),
         key_id=found.key_id,
         serving=current is not None and current.manifest.model_version == version,
         challenger=challenger is not None and challenger.manifest.model_version == version,

@@ -7,12 +7,9 @@ every worker by a file under the state folder; the domain's own decisions never 
 
 import asyncio
 import importlib.metadata
-import math
 import time
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from drl_core.policy.features import Array
 from drl_core.release.errors import BundleError
@@ -23,7 +20,7 @@ from drl_serving.audit.log import Audit
 from drl_serving.http.problems import Problem
 from drl_serving.models.holder import ModelHolder
 from drl_serving.models.input_validation import validate
-from drl_serving.models.onnx_model import Scores, ServedModel
+from drl_serving.models.onnx_model import Scores, ServedModel, unsound_rows
 from drl_serving.open_inference.statistics import Statistics, describe
 
 NAME = "drl-policy"
@@ -227,8 +224,7 @@ def server_metadata() -> dict[str, Any]:
 def _score(model: ServedModel, windows: Array, carry: Array) -> Scores:
     validate(windows, carry)
     scores = model.run(windows, carry)
-    tables = (scores.q_values, scores.features, scores.carry)
-    if not all(math.isfinite(table.sum(dtype=np.float64)) for table in tables):
+    if unsound_rows(scores.q_values, scores.features, scores.carry):
         raise Problem(
             500,
             "model-not-finite",

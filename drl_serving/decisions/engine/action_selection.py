@@ -1,4 +1,4 @@
-"""Action selection: Q-values to actions, greedy under a mask and a margin, for N rows at once.
+"""Action selection: Q-values to actions, greedy under a mask and a margin, for one row or N.
 
 Q-values, isolation levels and the configured margin come in, action ids go out; what a decision
 says of its action (confidence, reason) is derived from it. Events, raw rows and the shadow
@@ -11,23 +11,31 @@ comparison all select here. The rule:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from drl_core.policy.actions import ACTION_COUNT, CONTAINING, MAX_ISOLATION_LEVEL, Action, allowed
+from drl_core.policy.actions import CONTAINING, MAX_ISOLATION_LEVEL, Action
 from drl_core.policy.features import Array
 from drl_core.settings import Mode, Serving
 from drl_serving.models.onnx_model import Models
 from drl_serving.models.schemas import Role
 
 LABELS = tuple(action.label for action in Action)
-_MASKS = np.where(allowed(np.arange(MAX_ISOLATION_LEVEL + 1)), 0.0, -np.inf)
-"""What is added to the Q-values, by isolation level: float64 [4, 5]."""
-_CONTAINS = np.isin(np.arange(ACTION_COUNT), CONTAINING)
+_CONTAINING = tuple(int(action) for action in CONTAINING)
+_OTHERS = tuple(int(action) for action in Action if action not in CONTAINING)
+_INCREASE = int(Action.INCREASE_ISOLATION)
+
+Where = Callable[[Any, Any, Any], Any]
+BestOf = Callable[[tuple[int, ...], Sequence[Any]], tuple[Any, Any]]
+
+
+def _where(condition: Any, then: Any, otherwise: Any) -> Any:
+    """`numpy.where` of plain numbers."""
+    return then if condition else otherwise
 
 
 @dataclass(frozen=True)
@@ -73,28 +81,70 @@ def in_share(key: bytes, share: float, purpose: int) -> bool:
     return int.from_bytes(key[8 * purpose : 8 * purpose + 4], "big") < share * 2**32
 
 
+def select(values: Sequence[float], margin: float) -> int:
+    """The action that is taken of one row; the rule is stated at the top of this module.
+
+    Args:
+        values: from `mask`.
+        margin: how far a containing action must lead the best other one; 0 asks for none.
+    """
+    action: int = _rule(_best_of_row, values, margin, _where)
+    return action
+
+
 def select_actions(
-    q_values: npt.NDArray[Any], isolation_level: Array, margin: float = 0.0
-) -> tuple[npt.NDArray[np.intp], Array]:
-    """Select the action of each of N rows; the rule is stated at the top of this module.
+    q_values: npt.NDArray[Any], isolation_level: Array, margin: float
+) -> npt.NDArray[np.int64]:
+    """Mask and select for each of N rows.
 
     Args:
         q_values: finite, [N, 5].
-        isolation_level: in force, whole numbers from 0, [N].
-        margin: how far a containing action must lead the best other one; 0 asks for none.
+        isolation_level: in force, [N].
+        margin: as in `select`.
 
     Returns:
-        actions: ids, [N].
-        allowed: the Q-values as float64 [N, 5], -inf where masked; for `explain`.
+        Action ids, [N].
     """
-    values: Array = q_values + _MASKS.take(isolation_level.astype(np.intp), 0, mode="clip")
-    best = values.argmax(1)
-    if not margin:
-        return best, values
-    rows = np.arange(len(values))
-    other = np.where(_CONTAINS, -np.inf, values).argmax(1)
-    falls_short = values[rows, best] - values[rows, other] < margin
-    return np.where(_CONTAINS[best] & falls_short, other, best), values
+    columns = mask(list(q_values.astype(np.float64).T), isolation_level, np.where)
+    actions: npt.NDArray[np.int64] = _rule(_best_of_rows, columns, margin, np.where)
+    return actions
+
+
+def mask(q_values: Sequence[Any], isolation_level: Any, where: Where = _where) -> list[Any]:
+    """The Q-values of the five actions, -inf where the isolation level does not allow one.
+
+    Args:
+        q_values: five numbers, or five columns [N].
+        isolation_level: in force; a number, or a column [N].
+        where: `numpy.where` for columns.
+    """
+    values = list(q_values)
+    values[_INCREASE] = where(isolation_level < MAX_ISOLATION_LEVEL, values[_INCREASE], -math.inf)
+    return values
+
+
+def _rule(best_of: BestOf, values: Sequence[Any], margin: float, where: Where) -> Any:
+    """Greedy, with a margin: over numbers, or over columns of N rows.
+
+    A row of plain numbers costs less than one call of numpy, thousands of rows are a few passes
+    over columns; so both are here, and the rule is there once.
+    """
+    other, other_value = best_of(_OTHERS, values)
+    best, value = best_of(_CONTAINING, values)
+    is_best = (value > other_value) | ((value == other_value) & (best < other))
+    return where(is_best & (value - other_value >= margin), best, other)
+
+
+def _best_of_row(actions: tuple[int, ...], values: Sequence[float]) -> tuple[int, float]:
+    """The first of the actions that has the highest value, and the value."""
+    best = max(actions, key=values.__getitem__)
+    return best, values[best]
+
+
+def _best_of_rows(actions: tuple[int, ...], values: Sequence[Any]) -> tuple[Any, Any]:
+    """The same of N rows."""
+    table = np.stack([values[action] for action in actions])
+    return np.array(actions)[table.argmax(0)], table.max(0)
 
 
 def explain(
@@ -104,7 +154,7 @@ def explain(
 
     Args:
         action: of one row.
-        values: the row's allowed Q-values, [5], as `select_actions` gives them.
+        values: the row's five Q-values, from `mask`.
         isolation_level: in force.
         margin: that the action was selected under.
 
@@ -127,6 +177,6 @@ def explain(
             f"less than the margin of {margin:.4g} that containing takes, so {LABELS[action]}."
         )
     confidence = math.exp(values[action] - top) / sum([math.exp(value - top) for value in values])
-    if values[Action.INCREASE_ISOLATION] == -math.inf:
+    if values[_INCREASE] == -math.inf:
         reason += f" Masked at isolation level {isolation_level}: increase_isolation."
     return confidence, reason

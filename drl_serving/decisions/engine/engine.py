@@ -1,26 +1,25 @@
 """The decision engine: dynamic batching of requests, events in, one decision an event out.
 
 A request is a group of events that is decided whole or not at all: a single event is a group of
-one, a list a group of many, and a request with carried histories brings them along and leaves no
-episode behind. All go one way. The requests that came in during one turn of the event loop are one
-batch: their episodes are read, each event's place in its episode is checked, the next step of every
-episode is scored in one run of the model, round after round, and what became of the episodes is
-committed in one transaction. It is optimistic concurrency: scoring holds no lock, and a request of
-which another worker moved an episode on meanwhile is decided again from there.
+one, a list a group of many, and carried histories are a group that leaves no episode behind. All
+take one path. The requests that came in during one turn of the event loop are one batch: their
+episodes are read, each event's place in its episode is checked, the next step of every episode is
+scored in one run of the model, round after round, and the episodes are committed in one transaction
+with optimistic concurrency: scoring holds no lock, and a request of which another worker moved an
+episode on meanwhile is decided again from there.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import isnan
 from operator import attrgetter
 
 import numpy as np
 
 from drl_core.policy.actions import Action
-from drl_core.policy.features import CARRY_WIDTH, Array, window
+from drl_core.policy.features import CARRY_WIDTH, Array, windows_of
 from drl_core.release.manifest import Manifest
 from drl_core.telemetry.event import Event
 from drl_serving.decisions.engine.action_selection import (
@@ -28,7 +27,8 @@ from drl_serving.decisions.engine.action_selection import (
     Rules,
     explain,
     in_share,
-    select_actions,
+    mask,
+    select,
 )
 from drl_serving.decisions.engine.requests import Caller, Decided, DecisionRequest, ScoredStep
 from drl_serving.decisions.engine.shadow import Offer, Shadow
@@ -64,42 +64,25 @@ _bits = random.getrandbits  # seeded by the system, anew in each forked worker
 class _EpisodeSteps:
     """The steps of one episode that a request asks for, and where they continue from."""
 
-    __slots__ = ("carry", "last", "name", "named", "role", "to_score", "work")
+    __slots__ = ("carry", "last", "name", "named", "role", "to_score")
 
-    def __init__(self, work: "_WorkingSet", name: bytes, role: Role) -> None:
-        self.work = work
+    def __init__(self, name: bytes, role: Role, last: int, carry: Array) -> None:
         self.name = name
         self.role: Role = role
-        self.last = -1
+        self.last = last
         """The last step that has a decision, or will have one; -1 for an unknown episode."""
-        self.carry = _START
+        self.carry = carry
         """Before the next step to score."""
         self.to_score: list[int] = []
         """Places of the events that have no decision yet, in order."""
         self.named = 0
         """Place of the last event that names the episode."""
 
-    def resume(self, kept: Episode, step: int) -> None:
-        """Continue from a kept episode; `step` is the first that is asked for."""
-        if kept.decision is None and step == kept.step:  # restored: its decision is made now
-            self.last, self.carry = step - 1, kept.carry_before()
-        else:
-            self.last, self.carry = kept.step, kept.carry()
-
 
 class _WorkingSet:
     """Everything that deciding a request would change, kept aside until it is committed."""
 
-    __slots__ = (
-        "decided",
-        "episodes",
-        "names",
-        "problem",
-        "repeats",
-        "request",
-        "scored",
-        "stored",
-    )
+    __slots__ = ("earlier", "episodes", "names", "problem", "request", "scored", "stored")
 
     def __init__(self, request: DecisionRequest) -> None:
         self.request = request
@@ -110,31 +93,27 @@ class _WorkingSet:
 
     def plan(
         self, read: Mapping[bytes, EpisodeSnapshot | None], models: Models, rules: Rules
-    ) -> list[_EpisodeSteps]:
+    ) -> Collection[_EpisodeSteps]:
         """Put the events in the order of their episodes' steps; an attempt before is forgotten.
 
         Raises:
             Problem: 409 for a step that is not its episode's next or last one.
         """
         self.scored: dict[int, ScoredStep] = {}
-        self.decided: dict[int, Decision] = {}
-        """Events that have their decision from before."""
-        self.repeats: dict[int, int] = {}
-        """Events that repeat one before them in the request."""
-        self.episodes: list[_EpisodeSteps] = []
+        self.earlier: dict[int, Decision | int] = {}
+        """Redelivered events: their decision, or the place of the event that they repeat."""
         if self.request.carries is not None:
-            return self._plan_carried(self.request.carries, models, rules)
+            self.episodes = self._plan_carried(self.request.carries, models, rules)
+            return self.episodes
         known: dict[bytes, _EpisodeSteps] = {}
+        self.episodes = known.values()
         for place, event in enumerate(self.request.events):
             name, step = self.names[place], event.step
-            found, episode = read[name], known.get(name)
+            episode = known.get(name)
             if episode is None:
                 role = rules.role_of(name, models)
-                episode = known[name] = _EpisodeSteps(self, name, role)
                 features = models.of(role).manifest.features_version
-                if found is not None and found.episode.continues(step, features):
-                    episode.resume(found.episode, step)
-                self.episodes.append(episode)
+                episode = known[name] = _resume(name, role, read[name], step, features)
             episode.named = place
             if step == episode.last + 1:
                 episode.to_score.append(place)
@@ -142,18 +121,20 @@ class _WorkingSet:
             elif step != episode.last or step < 0:
                 raise step_conflict(event, place, episode.last)
             elif episode.to_score:
-                self.repeats[place] = episode.to_score[-1]
-            elif found is not None:
-                self.decided[place] = found.episode.made()
+                self.earlier[place] = episode.to_score[-1]
+            elif found := read[name]:
+                self.earlier[place] = found.episode.made()
         return self.episodes
 
-    def _plan_carried(self, carries: Array, models: Models, rules: Rules) -> list[_EpisodeSteps]:
+    def _plan_carried(
+        self, carries: Array, models: Models, rules: Rules
+    ) -> Collection[_EpisodeSteps]:
+        episodes = []
         for place, (name, carry) in enumerate(zip(self.names, carries, strict=True)):
-            episode = _EpisodeSteps(self, name, rules.role_of(name, models))
-            episode.carry = carry
+            episode = _EpisodeSteps(name, rules.role_of(name, models), -1, carry)
             episode.to_score.append(place)
-            self.episodes.append(episode)
-        return self.episodes
+            episodes.append(episode)
+        return episodes
 
     def change(self, rules: Rules) -> Change:
         """What is to be kept; the episode that the request names last is evicted last."""
@@ -168,12 +149,27 @@ class _WorkingSet:
 
     def outcome(self) -> Decided:
         """The request's answers."""
-        decided, repeats, scored = self.decided, self.repeats, self.scored
-        answers = [
-            decided[place] if place in decided else scored[repeats.get(place, place)].decision
-            for place in range(len(self.names))
-        ]
-        return Decided(answers, scored)
+        places = range(len(self.names))
+        if not self.earlier:
+            return Decided([self.scored[place].decision for place in places], self.scored)
+        sources = [self.earlier.get(place, place) for place in places]
+        answers = [self.scored[one].decision if isinstance(one, int) else one for one in sources]
+        return Decided(answers, self.scored)
+
+
+def _resume(
+    name: bytes, role: Role, found: EpisodeSnapshot | None, step: int, features_version: int
+) -> _EpisodeSteps:
+    """Where an episode continues whose first step in a request is `step`."""
+    if found is None or not found.episode.continues(step, features_version):
+        return _EpisodeSteps(name, role, -1, _START)
+    kept = found.episode
+    if kept.decision is None and step == kept.step:  # restored: its decision is made now
+        return _EpisodeSteps(name, role, step - 1, kept.carry_before())
+    return _EpisodeSteps(name, role, kept.step, kept.carry())
+
+
+_Step = tuple[_WorkingSet, _EpisodeSteps]
 
 
 class DecisionEngine:
@@ -274,10 +270,11 @@ class DecisionEngine:
         """
         rules = self.rules
         read = self.episodes.read([name for work in turn for name in work.stored])
-        steps: list[_EpisodeSteps] = []
+        steps: list[_Step] = []
         for work in turn:
             try:
-                steps += work.plan(read, models, rules)
+                planned = work.plan(read, models, rules)
+                steps += [(work, one) for one in planned if one.to_score]
             except Problem as problem:
                 work.problem = problem
         self._score_rounds(steps, models, rules)
@@ -291,23 +288,26 @@ class DecisionEngine:
                 again.append(work)
         return again
 
-    def _score_rounds(self, steps: list[_EpisodeSteps], models: Models, rules: Rules) -> None:
+    def _score_rounds(self, steps: Sequence[_Step], models: Models, rules: Rules) -> None:
         """Score one step of every episode at a time, until all events have their decisions."""
-        roles = _ROLES if models.challenger is not None else _ROLES[:1]
-        for number in count():
+        number = 0
+        while steps:
+            if models.challenger is None:
+                self._score(steps, number, models.champion, "champion", rules)
+            else:
+                for role in _ROLES:
+                    if batch := [pair for pair in steps if pair[1].role == role]:
+                        self._score(batch, number, models.of(role), role, rules)
+            number += 1
             steps = [
-                one for one in steps if len(one.to_score) > number and one.work.problem is None
+                (work, one)
+                for work, one in steps
+                if len(one.to_score) > number and work.problem is None
             ]
-            if not steps:
-                return
-            for role in roles:
-                batch = [one for one in steps if one.role == role]
-                if batch:
-                    self._score(batch, number, models.of(role), role, rules)
 
     def _score(
         self,
-        batch: Sequence[_EpisodeSteps],
+        batch: Sequence[_Step],
         number: int,
         model: ServedModel,
         role: Role,
@@ -317,24 +317,20 @@ class DecisionEngine:
 
         It fails closed: a request with a number that is not finite gets a 500.
         """
-        events = [one.work.request.events[one.to_score[number]] for one in batch]
-        windows = np.array([window(event) for event in events])
-        carries = np.array([one.carry for one in batch])
+        events = [work.request.events[one.to_score[number]] for work, one in batch]
+        windows = windows_of(events)
+        carries = np.array([one.carry for _, one in batch])
         began = time.perf_counter()
         scores = model.run(windows, carries)
         self._metrics.compute_seconds.observe(time.perf_counter() - began)
         for row in unsound_rows(scores.q_values, scores.carry):
-            batch[row].work.problem = not_finite()
-        actions, allowed = select_actions(scores.q_values, windows[:, -1], rules.containment_margin)
-        rows = zip(
-            batch, events, windows, scores.carry,
-            scores.q_values.tolist(), actions.tolist(), allowed.tolist(), strict=True,
-        )  # fmt: skip
-        for one, event, row, after, q_values, action, values in rows:
-            if one.work.problem is None:
-                decision = _decision(event, q_values, action, values, model.manifest, role, rules)
+            batch[row][0].problem = not_finite()
+        rows = zip(batch, events, windows, scores.carry, scores.q_values.tolist(), strict=True)
+        for (work, one), event, row, after, q_values in rows:
+            if work.problem is None:
+                decision = _decision(event, q_values, model.manifest, role, rules)
                 step = ScoredStep(one.name, event, row, one.carry, after, decision)
-                one.work.scored[one.to_score[number]] = step
+                work.scored[one.to_score[number]] = step
                 one.carry = after
 
     def _record(self, steps: Iterable[ScoredStep], models: Models) -> None:
@@ -352,16 +348,12 @@ class DecisionEngine:
 
 
 def _decision(
-    event: Event,
-    q_values: list[float],
-    action: int,
-    values: list[float],
-    manifest: Manifest,
-    role: Role,
-    rules: Rules,
+    event: Event, q_values: list[float], manifest: Manifest, role: Role, rules: Rules
 ) -> Decision:
-    level = event.isolation_level
-    confidence, reason = explain(action, values, level, rules.containment_margin)
+    level, margin = event.isolation_level, rules.containment_margin
+    values = mask(q_values, level)
+    action = select(values, margin)
+    confidence, reason = explain(action, values, level, margin)
     return Decision(
         decision_id=_new_id(),
         sandbox_id=event.sandbox_id,

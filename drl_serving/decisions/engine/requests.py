@@ -1,21 +1,22 @@
 """Data types of the decision engine: what a request asks for, and what it gets."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from drl_core.policy.features import Array
 from drl_core.telemetry.event import Event
 from drl_serving.decisions.schemas import Decision
 
 
-class Caller(NamedTuple):
+class Caller(Struct, frozen=True, gc=False):
     """Who asks, for the journal."""
 
     principal: str = "anonymous"
     trace_id: str = ""
 
 
-class DecisionRequest(NamedTuple):
+class DecisionRequest(Struct, frozen=True, gc=False):
     """Events that are decided together: all of them, or none."""
 
     events: Sequence[Event]
@@ -24,7 +25,7 @@ class DecisionRequest(NamedTuple):
     """Of callers that keep the history: float64 [N, 14], each of the steps before its event."""
 
 
-class ScoredStep(NamedTuple):
+class ScoredStep(Struct, frozen=True, gc=False):
     """One step of an episode that was decided just now."""
 
     name: bytes
@@ -39,7 +40,7 @@ class ScoredStep(NamedTuple):
     decision: Decision
 
 
-class Decided(NamedTuple):
+class Decided(Struct, frozen=True, gc=False):
     """The answer to a request."""
 
     answers: list[Decision]

@@ -1,4 +1,4 @@
-"""The model that does not decide, beside the one that does: what it would have done, counted.
+"""Shadow deployment: what the model that does not decide would have done, counted.
 
 Decided windows are offered on the way; they are scored together, now and then, in a thread, so a
 challenger costs a decision nothing. What is offered beyond the buffer is left out and counted.
@@ -59,7 +59,7 @@ class Shadow:
         self._offers.append(offer)
 
     async def watch(self) -> None:
-        """Compare what was offered, again and again until cancelled."""
+        """Compare what was offered, periodically until cancelled."""
         while True:
             await asyncio.sleep(INTERVAL_S)
             if self._offers:
@@ -83,7 +83,7 @@ def _pairs(offers: list[Offer], margin: float) -> Counter[tuple[Role, Action, Ac
             np.stack([offer.window for offer in group]), np.stack([offer.carry for offer in group])
         )
         levels = np.array([offer.isolation_level for offer in group])
-        actions, _ = select_actions(scores.q_values, levels, margin)
+        actions = select_actions(scores.q_values, levels, margin)
         for offer, action in zip(group, actions.tolist(), strict=True):
             pairs[offer.role, offer.action, Action(action)] += 1
     return pairs

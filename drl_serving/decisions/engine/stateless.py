@@ -11,7 +11,14 @@ from functools import partial
 import numpy as np
 
 from drl_core.policy.actions import ACTION_COUNT
-from drl_core.policy.features import CARRY_WIDTH, SIGNAL_COUNT, WINDOW_WIDTH, Array, start, window
+from drl_core.policy.features import (
+    CARRY_WIDTH,
+    SIGNAL_COUNT,
+    WINDOW_WIDTH,
+    Array,
+    start,
+    windows_of,
+)
 from drl_core.telemetry.event import Event
 from drl_serving.decisions.engine.action_selection import select_actions
 from drl_serving.decisions.engine.engine import DecisionEngine
@@ -43,7 +50,7 @@ def carried_request(records: Sequence[bytes], caller: Caller) -> DecisionRequest
     sent = [request_body.decode(raw, CarriedEvent) for raw in records]
     carries = np.stack([_history(number, one) for number, one in enumerate(sent)])
     events = [one.event for one in sent]
-    validate(np.stack([window(event) for event in events]), carries)
+    validate(windows_of(events), carries)
     return DecisionRequest(events, caller, carries)
 
 
@@ -140,7 +147,7 @@ def decide_rows(table: Array, model: ServedModel, margin: float) -> Array:
     if unsound_rows(scores.q_values, scores.carry):
         raise not_finite()
     answer = np.empty((len(windows), ANSWER_WIDTH))
-    answer[:, 0], _ = select_actions(scores.q_values, windows[:, -1], margin)
+    answer[:, 0] = select_actions(scores.q_values, windows[:, -1], margin)
     answer[:, 1 : 1 + ACTION_COUNT] = scores.q_values
     answer[:, 1 + ACTION_COUNT :] = scores.carry
     return answer

@@ -1,6 +1,6 @@
 """Step order: the 409 for an event that is not its episode's next step, and what to send instead.
 
-`drl_serving.decisions.engine.engine` enforces the order; here is what the caller is told.
+`drl_serving.decisions.engine.engine` enforces the order; here are the answers.
 """
 
 from drl_core.telemetry.event import Event

@@ -1,4 +1,4 @@
-"""Looks decisions up, wherever they are by now, and leads them back to what taught their model."""
+"""Queries of the decision log: journal, then outbox, then PostgreSQL; and a decision's lineage."""
 
 import asyncio
 import datetime as dt

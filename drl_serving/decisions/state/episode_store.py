@@ -9,7 +9,7 @@ step that two workers decide at once is decided by one of them.
 import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import lmdb
 import msgspec
@@ -69,14 +69,14 @@ class Episode(Struct, frozen=True, array_like=True, gc=False):
         return np.frombuffer(self.before)
 
 
-class EpisodeSnapshot(NamedTuple):
-    """An episode as it was read: `raw` tells whether it went on since."""
+class EpisodeSnapshot(Struct, frozen=True, gc=False):
+    """An episode as it was read: `raw` shows whether it changed since."""
 
     raw: bytes
     episode: Episode
 
 
-class Change(NamedTuple):
+class Change(Struct, frozen=True, gc=False):
     """What a request changes: kept whole or not at all."""
 
     episodes: Mapping[bytes, Episode]
@@ -142,7 +142,7 @@ class EpisodeStore:
             changes: no episode is in two of them.
 
         Returns:
-            Which were kept. Of the others an episode went on since it was read: read it again, and
+            Which were kept. Of the others an episode changed since it was read: read it again, and
             decide again.
         """
         if not any(change.episodes or change.entries for change in changes):
@@ -153,17 +153,17 @@ class EpisodeStore:
         entries: list[bytes] = []
         with state.env.begin(write=True, db=state.episodes) as writing:
             expired = self._expired()
-            for (episodes, _), packed in zip(changes, journal, strict=True):
-                now: dict[bytes, bytes | None] = {}
-                for name in episodes:
-                    now[name] = writing.get(name)
-                    if _moved(read[name], now[name], expired):
+            for change, packed in zip(changes, journal, strict=True):
+                for name in change.episodes:
+                    if _moved(read[name], writing.get(name), expired):
                         kept.append(False)
                         break
                 else:
-                    for name, episode in episodes.items():
-                        self._put(writing, name, episode, now[name])
-                        is_new = is_new or read[name] is None
+                    for name, episode in change.episodes.items():
+                        before = read[name]
+                        is_new = is_new or before is None
+                        old = before.raw if before else writing.get(name)  # one that is expired
+                        self._put(writing, name, episode, old)
                     entries += packed
                     kept.append(True)
             if is_new:
@@ -209,7 +209,7 @@ class EpisodeStore:
 
 
 def _moved(before: EpisodeSnapshot | None, now: bytes | None, expired: int) -> bool:
-    """Whether an episode went on, or away, since it was read as `before`."""
+    """Whether an episode changed, or was evicted, since it was read as `before`."""
     if before is not None:
         return now != before.raw
     return now is not None and int.from_bytes(now[:_STAMP], "big") > expired

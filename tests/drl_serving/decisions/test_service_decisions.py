@@ -21,7 +21,7 @@ from drl_core.policy.actions import ACTION_COUNT, CONTAINING, Action, allowed
 from drl_core.settings import Serving, Settings
 from drl_core.telemetry.event import SIGNALS, Event, validate_event
 from drl_serving.app import create_app
-from drl_serving.decisions.engine.action_selection import Rules, explain, select_actions
+from drl_serving.decisions.engine.action_selection import Rules, explain, mask, select
 from drl_serving.decisions.engine.engine import DecisionEngine
 from drl_serving.decisions.engine.requests import DecisionRequest
 from drl_serving.decisions.engine.shadow import Shadow
@@ -198,9 +198,9 @@ def choose(
     q_values: list[float], isolation_level: int, margin: float = 0.0
 ) -> tuple[Action, float, str]:
     """Select one row's action and explain it."""
-    levels = np.array([float(isolation_level)])
-    (action,), (values,) = select_actions(np.array([q_values]), levels, margin)
-    return Action(action), *explain(int(action), values.tolist(), isolation_level, margin)
+    values = mask(q_values, isolation_level)
+    action = select(values, margin)
+    return Action(action), *explain(action, values, isolation_level, margin)
 
 
 def test_no_more_isolation_at_level_three() -> None:
