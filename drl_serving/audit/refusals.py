@@ -19,6 +19,6 @@ class Refusals:
 
     def __call__(self, reason: str, who: str, client: str | None) -> None:
         """Count one refusal, and record it unless many of its kind were recorded lately."""
-        self._metrics.refusals.labels(reason).inc()
+        self._metrics.refusals.labels(reason).inc(1)
         if self._notes.count(f"{reason} {who} {client}"):
             self._audit.record("access.denied", actor=who, result=reason, client=client)

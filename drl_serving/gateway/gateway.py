@@ -209,7 +209,7 @@ class Gateway:
             took = time.perf_counter() - began
             if path == _DECISIONS:
                 self._metrics.decision_seconds.observe(took)
-            self._metrics.requests.labels("POST", path, "200").inc()
+            self._metrics.requests.labels("POST", path, "200").inc(1)
             self._metrics.request_seconds.labels(path).observe(took)
             await response.send(200, headers, content)
 

@@ -33,14 +33,14 @@ class LoadShedder:
     """Admission control by an in-flight limit: a context manager around the work of one request.
 
     Args:
-        on_refusal: called for each refused request.
+        refused: counts a refused request, such as a counter's `inc`.
     """
 
-    def __init__(self, on_refusal: Callable[[], None]) -> None:
+    def __init__(self, refused: Callable[[float], None]) -> None:
         self.max_in_flight = 1
         """Requests at once; may be changed while running."""
         self.in_flight = 0
-        self._on_refusal = on_refusal
+        self._refused = refused
 
     def check(self) -> None:
         """Refuse a request while the limit is reached.
@@ -49,7 +49,7 @@ class LoadShedder:
             Overloaded: it is.
         """
         if self.in_flight >= self.max_in_flight:
-            self._on_refusal()
+            self._refused(1)
             raise Overloaded
 
     def __enter__(self) -> None:

@@ -157,7 +157,7 @@ class ModelHolder:
             model = self._held(wanted) or await self._in_thread(lambda: self._find(wanted))
         except Exception as error:  # the task's boundary: decisions need no challenger
             reason = error.reason if isinstance(error, BundleError) else "unreadable"
-            self._metrics.reloads.labels(f"challenger_{reason}").inc()
+            self._metrics.reloads.labels(f"challenger_{reason}").inc(1)
             _log.error("challenger refused", version=wanted, reason=reason, error=str(error))
             return
         if wanted == self._wanted:
@@ -191,7 +191,7 @@ class ModelHolder:
 
     def _refuse(self, reason: str, error: Exception) -> None:
         serving = self.current.manifest.model_version if self.current else None
-        self._metrics.reloads.labels(reason).inc()
+        self._metrics.reloads.labels(reason).inc(1)
         _log.error("release refused", reason=reason, error=str(error), still_serving=serving)
 
     def _load(self) -> ServedModel | None:

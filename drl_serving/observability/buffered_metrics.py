@@ -5,6 +5,7 @@ about a microsecond; a decision would make ten of them. So values are only appen
 thread, and `flush` aggregates them every 100 ms.
 """
 
+import functools
 from bisect import bisect_left
 from collections import Counter as Bag
 from collections import deque
@@ -19,17 +20,15 @@ def _drain(waiting: deque[float]) -> list[float]:
 
 
 class BufferedCounterSeries:
-    """One series of a `BufferedCounter`."""
+    """One series of a `BufferedCounter`: `inc` costs an append."""
 
-    __slots__ = ("_child", "_waiting")
+    __slots__ = ("_child", "_waiting", "inc")
 
     def __init__(self, child: Counter) -> None:
         self._child = child
         self._waiting: deque[float] = deque()
-
-    def inc(self, amount: float = 1) -> None:
-        """Count."""
-        self._waiting.append(amount)
+        self.inc: Callable[[float], None] = self._waiting.append
+        """Count an amount."""
 
     def flush(self) -> None:
         """Add the buffered counts to the counter."""
@@ -43,22 +42,20 @@ class BufferedCounter:
     def __init__(self, counter: Counter, labels: int) -> None:
         self._counter = counter
         self._labels = labels
-        self._children: dict[tuple[str, ...], BufferedCounterSeries] = {}
+        self._series: list[BufferedCounterSeries] = []
+        self.labels: Callable[..., BufferedCounterSeries] = functools.cache(self._add)
+        """The series of these labels, cached."""
 
-    def labels(self, *values: str) -> BufferedCounterSeries:
-        """The series of these labels."""
-        child = self._children.get(values)
-        if child is None:
-            padded = (*values, *[""] * (self._labels - len(values)))
-            child = self._children.setdefault(
-                values, BufferedCounterSeries(self._counter.labels(*padded))
-            )
-        return child
+    def _add(self, *values: str) -> BufferedCounterSeries:
+        padded = (*values, *[""] * (self._labels - len(values)))
+        series = BufferedCounterSeries(self._counter.labels(*padded))
+        self._series.append(series)  # two threads may add the same one, and both are flushed
+        return series
 
     def flush(self) -> None:
         """Add the buffered counts to the counter."""
-        for child in list(self._children.values()):
-            child.flush()
+        for series in list(self._series):
+            series.flush()
 
 
 class BufferedHistogram:
@@ -90,17 +87,16 @@ class BufferedHistogramFamily:
     def __init__(self, histogram: Histogram, bounds: tuple[float, ...]) -> None:
         self._histogram = histogram
         self._bounds = bounds
-        self._children: dict[str, BufferedHistogram] = {}
+        self._series: list[BufferedHistogram] = []
+        self.labels: Callable[[str], BufferedHistogram] = functools.cache(self._add)
+        """The series of this label, cached."""
 
-    def labels(self, value: str) -> BufferedHistogram:
-        """The series of this label."""
-        child = self._children.get(value)
-        if child is None:
-            made = BufferedHistogram(self._histogram.labels(value), self._bounds)
-            child = self._children.setdefault(value, made)
-        return child
+    def _add(self, value: str) -> BufferedHistogram:
+        series = BufferedHistogram(self._histogram.labels(value), self._bounds)
+        self._series.append(series)  # two threads may add the same one, and both are flushed
+        return series
 
     def flush(self) -> None:
         """Write what was observed to the histograms."""
-        for child in list(self._children.values()):
-            child.flush()
+        for series in list(self._series):
+            series.flush()

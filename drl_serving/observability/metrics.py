@@ -207,7 +207,7 @@ class Metrics:
 
     def model_loaded(self, version: str, sha256: str, sequence: int) -> None:
         """Count a swap and describe the model that is served from now on."""
-        self.reloads.labels("loaded").inc()
+        self.reloads.labels("loaded").inc(1)
         self._served = (version, sha256)
         if self._shared:
             path = _served_by(os.getpid())
@@ -230,7 +230,7 @@ class Metrics:
 
     def answered(self, method: str, route: str, status: int, seconds: float | None = None) -> None:
         """Count an answer, and time it."""
-        self.requests.labels(method, route, str(status)).inc()
+        self.requests.labels(method, route, str(status)).inc(1)
         if seconds is not None:
             self.request_seconds.labels(route).observe(seconds)
 

@@ -337,7 +337,7 @@ class DecisionEngine:
         """Count what was decided, and offer it to the shadow deployment."""
         for step in steps:
             decision = step.decision
-            self._metrics.actions.labels(decision.action_name, decision.mode, decision.role).inc()
+            self._metrics.actions.labels(decision.action_name, decision.mode, decision.role).inc(1)
             self._metrics.observe_window(step.window)
             if models.challenger is not None:
                 other = models.challenger if decision.role == "champion" else models.champion

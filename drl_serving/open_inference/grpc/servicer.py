@@ -124,7 +124,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 
     def count(self, method: str, code: Any) -> None:
         """Count a call as its HTTP twin is counted."""
-        self._metrics.requests.labels("gRPC", method, code.name).inc()
+        self._metrics.requests.labels("gRPC", method, code.name).inc(1)
 
     @_call(None)
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802

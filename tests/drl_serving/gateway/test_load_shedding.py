@@ -9,8 +9,8 @@ from drl_serving.http.problems import Problem
 
 
 def test_a_place_is_free_again_however_its_request_ends() -> None:
-    refusals: list[None] = []
-    shedder = LoadShedder(lambda: refusals.append(None))
+    refusals: list[float] = []
+    shedder = LoadShedder(refusals.append)
     shedder.max_in_flight = 2
     with shedder, shedder:
         with pytest.raises(Problem) as refused, shedder:
@@ -20,7 +20,7 @@ def test_a_place_is_free_again_however_its_request_ends() -> None:
     with pytest.raises(LookupError), shedder:
         raise LookupError
     assert shedder.in_flight == 0
-    assert len(refusals) == 1
+    assert refusals == [1]
 
 
 def test_a_request_waits_since_its_turn_of_the_loop_began() -> None:

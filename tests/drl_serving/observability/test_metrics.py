@@ -41,7 +41,7 @@ def test_what_many_threads_tally_is_counted_once() -> None:
 
     def work() -> None:
         for n in range(2000):
-            metrics.requests.labels("GET", "/x", "200").inc()
+            metrics.requests.labels("GET", "/x", "200").inc(1)
             metrics.decision_seconds.observe(0.0004 if n % 2 else 0.6)
             if n % 500 == 0:
                 metrics.flush()
@@ -102,7 +102,7 @@ from drl_serving.observability.metrics import Metrics
 metrics = Metrics()
 metrics.model_loaded("v1", "a", int(sys.argv[1]))
 for _ in range(100):
-    metrics.requests.labels("GET", "/x", "200").inc()
+    metrics.requests.labels("GET", "/x", "200").inc(1)
     metrics.decision_seconds.observe(0.002)
 metrics.in_flight.set(3)
 metrics.outbox_depth.set(7)
