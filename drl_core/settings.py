@@ -3,7 +3,7 @@
 `load` reads `config/default.json`, then `config/<DRL_ENV>.json` over it, then variables named
 `DRL_<SECTION>__<FIELD>` (or `DRL_<FIELD>` at the top), and gives `Settings`. A wrong value is a
 `SettingsError` that names the field and where it came from. A field whose type is `Reloadable` may
-change while the service runs (`drl_core.reload`); any other holds from the next start.
+change while the service runs (`drl_serving.reload`); any other holds from the next start.
 """
 
 import os

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 
 from litestar import Litestar
 
-from drl_core.reload import Reload, Watcher
 from drl_core.settings import Settings
 from drl_serving import routes
 from drl_serving.access.service import AccessControl, require_credentials
@@ -43,6 +42,7 @@ from drl_serving.observability.otlp_exporter import SpanExporter
 from drl_serving.open_inference.fast_route import PATH, FastPathInfer, Inferrer
 from drl_serving.open_inference.service import Inference
 from drl_serving.patterns.service import Patterns
+from drl_serving.reload import Reload, Watcher
 from drl_serving.storage.outbox_storage import Storage
 from drl_serving.storage.shared_state import SharedState
 from drl_serving.telemetry.service import TelemetryService

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import structlog
 
-from drl_core.reload import Reload, Watcher, reload
 from drl_core.settings import Settings, SettingsError
+from drl_serving.reload import Reload, Watcher, reload
 
 POLL_S = 1.0
 _log = structlog.stdlib.get_logger(__name__)

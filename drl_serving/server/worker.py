@@ -10,11 +10,11 @@ import sys
 import uvicorn
 
 from drl_core.processes import end_with_parent
-from drl_core.reload import Watcher
 from drl_core.settings import load
 from drl_serving.access.tls import uvicorn_options
 from drl_serving.app import create_app
 from drl_serving.observability import logs
+from drl_serving.reload import Watcher
 from drl_serving.server import prefork
 
 ACCEPTS = 16

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from drl_core import settings
-from drl_core.reload import Watcher
 from drl_core.settings import Settings, SettingsError
+from drl_serving.reload import Watcher
 
 
 def write(folder: Path, name: str, content: object) -> Path:

@@ -12,12 +12,12 @@ import pytest
 from litestar.testing import TestClient
 from structlog.testing import capture_logs
 
-from drl_core.reload import FIELDS, Reload, Watcher
 from drl_core.settings import Settings
 from drl_serving.app import Service
 from drl_serving.audit import log as audit
 from drl_serving.live_settings import LiveSettings
 from drl_serving.observability import logs
+from drl_serving.reload import FIELDS, Reload, Watcher
 
 
 def test_a_change_is_taken_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:

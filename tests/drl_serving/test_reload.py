@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from drl_core.reload import FIELDS, reload
 from drl_core.settings import Serving, Settings
+from drl_serving.reload import FIELDS, reload
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 QUOTED = r'"\1"'
