@@ -4,8 +4,9 @@ One worker's ASGI application, with a published model in a temporary home, is ca
 profile hook (`sys.setprofile`) counts, for one steady-state event over HTTP and for a list of two,
 the project's files that are entered, and the switches between them: calls into another file than
 that of the call before. With `--cpu N` it gives CPU-µs a request over N requests instead, and with
-`--against` the same of another checkout (with a `.venv` of its own), measured in turns with this
-one: medians of the rounds, and of their ratios, this one to the other.
+`--against` the same of another checkout (with a `.venv` of its own), measured at the same time on
+the same processor, so that what else the machine does burdens both: medians of the rounds, and of
+their ratios, this one to the other.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,7 +39,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self._app: Any = create_app(settings)
-        self._app.max_queue_s = 60.0  # of trees that shed by waiting time: none here
+        self._app.max_queue_s = 60.0  # type: ignore[attr-defined]  # of older trees: shed nothing
         self._lifespan: asyncio.Queue[dict[str, str]] = asyncio.Queue()
         self._started = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -48,7 +49,7 @@ class Worker:
             self._started.set()
 
         await self._lifespan.put({"type": "lifespan.startup"})
-        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+        scope: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
         self._task = asyncio.create_task(self._app(scope, self._lifespan.get, send))
         await self._started.wait()
         return self
@@ -69,7 +70,12 @@ class Worker:
             answer.append(message)
 
         path = "/v1/decisions"
-        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "state": {}}
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "state": {},
+        }
         scope |= {"method": "POST", "scheme": "http", "path": path, "raw_path": path.encode()}
         scope |= {"query_string": b"", "root_path": "", "headers": list(_HEADERS)}
         scope |= {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)}
@@ -140,18 +146,20 @@ async def follow(worker: Worker, bodies: Iterator[bytes]) -> tuple[int, tuple[st
     return seen.most_common(1)[0][0]
 
 
-async def cpu(worker: Worker, count: int, run: str) -> dict[str, float]:
-    """CPU-µs a request: one event after another, lists of two, and many events at once.
+LOADS: dict[str, Callable[[str], list[Iterator[bytes]]]] = {
+    "one event": lambda run: [singles(f"a{run}")],
+    "a list of two": lambda run: [pairs(f"b{run}")],
+    f"{CONCURRENT} events at once": lambda run: [singles(f"c{run} {n}") for n in range(CONCURRENT)],
+}
+"""What is sent: for each caller, an episode's bodies."""
+
+
+async def cpu(worker: Worker, count: int, name: str, run: str) -> float:
+    """CPU-µs a request.
 
     The first decile of slices of SLICE requests: what else the machine does only adds to a slice.
     """
-    episodes = [singles(f"c{run} {number}") for number in range(CONCURRENT)]
-    found = {
-        "one by one": await _slices(worker, [singles(f"a{run}")], count),
-        "lists of two": await _slices(worker, [pairs(f"b{run}")], count),
-        f"{CONCURRENT} at once": await _slices(worker, episodes, count),
-    }
-    return {name: statistics.quantiles(slices, n=10)[0] for name, slices in found.items()}
+    return statistics.quantiles(await _slices(worker, LOADS[name](run), count), n=10)[0]
 
 
 async def _slices(worker: Worker, senders: list[Iterator[bytes]], count: int) -> list[float]:
@@ -170,13 +178,14 @@ async def _slices(worker: Worker, senders: list[Iterator[bytes]], count: int) ->
 
 
 async def measure(settings: Settings, requests: int) -> None:
-    """Print the path, or CPU times: a line of JSON for each line that comes in."""
+    """Print the path; or, for each name of a load that comes in, its CPU time."""
     async with Worker(settings) as worker:
         if requests:
-            await cpu(worker, 320, "warm-up")
+            for name in LOADS:
+                await cpu(worker, 320, name, "warm-up")
             print(flush=True)
-            for run in sys.stdin:
-                print(json.dumps(await cpu(worker, requests, run)), flush=True)
+            for run, line in enumerate(sys.stdin):
+                print(await cpu(worker, requests, line.strip(), f"{run}"), flush=True)
             return
         for name, bodies in (("one event", singles("a")), ("a list of two", pairs("b"))):
             switches, files = await follow(worker, bodies)
@@ -186,50 +195,40 @@ async def measure(settings: Settings, requests: int) -> None:
 
 
 def compare(trees: list[Path], homes: Path, requests: int, rounds: int) -> None:
-    """Print medians of each tree's CPU times, measured in turns, and of their ratios."""
-    workers = []
-    for tree in trees:
-        home = homes / f"{len(workers)}"
-        shutil.copytree(homes / "home", home)
-        command = [
-            f"{tree}/.venv/bin/python",
-            __file__,
-            "--cpu",
-            f"{requests}",
-            "--home",
-            f"{home}",
-        ]
-        workers.append(
-            subprocess.Popen(
-                [*command, "--worker"],
-                cwd=tree,
-                env=os.environ | {"PYTHONPATH": str(tree)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
+    """Print medians of the trees' CPU times, measured at the same time, and of their ratios."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one processor for all of them
+    workers = [_start(tree, homes, number, requests) for number, tree in enumerate(trees)]
     for worker in workers:
         while _line(worker).strip():  # its log, until it is warm
             pass
-    found: list[list[dict[str, float]]] = [[] for _ in trees]
-    for number in range(rounds):
-        order = range(len(trees)) if number % 2 else reversed(range(len(trees)))
-        for place in order:
-            worker = workers[place]
-            assert worker.stdin is not None
-            worker.stdin.write(f"{number}\n")
-            worker.stdin.flush()
-            found[place].append(json.loads(_line(worker)))
+    for name in LOADS:
+        found = []
+        for _ in range(rounds):
+            for worker in workers:
+                assert worker.stdin is not None
+                worker.stdin.write(f"{name}\n")
+                worker.stdin.flush()
+            found.append([float(_line(worker)) for worker in workers])
+        text = ", ".join(f"{statistics.median(column):.1f}" for column in zip(*found, strict=True))
+        ratios = [times[0] / times[-1] for times in found]
+        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"{name}: {text} CPU-µs a request; ratio {spread}")
     for worker in workers:
         worker.communicate()
-    for name in found[0][0]:
-        columns = [[one[name] for one in rows] for rows in found]
-        text = ", ".join(f"{statistics.median(column):.1f}" for column in columns)
-        if len(columns) > 1:
-            ratios = [this / other for this, other in zip(*columns, strict=True)]
-            text += f"; ratio {statistics.median(ratios):.3f} ({min(ratios):.2f}-{max(ratios):.2f})"
-        print(f"{name}: {text}")
+
+
+def _start(tree: Path, homes: Path, number: int, requests: int) -> "subprocess.Popen[str]":
+    home = homes / f"{number}"
+    shutil.copytree(homes / "home", home)
+    options = ["--cpu", f"{requests}", "--home", f"{home}", "--worker"]
+    return subprocess.Popen(
+        [f"{tree}/.venv/bin/python", __file__, *options],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _line(worker: "subprocess.Popen[str]") -> str:

@@ -17,7 +17,7 @@ from drl_serving.access.principal import Principal
 from drl_serving.access.service import AccessControl
 from drl_serving.decisions.engine import stateless
 from drl_serving.decisions.engine.engine import INLINE, DecisionEngine
-from drl_serving.decisions.engine.requests import Caller, DecisionRequest
+from drl_serving.decisions.engine.requests import Caller, Decided, DecisionRequest
 from drl_serving.decisions.engine.stateless import RowDecider
 from drl_serving.decisions.schemas import CarriedDecision, Decision, encode_json
 from drl_serving.gateway.gateway import RawHeaders
@@ -43,16 +43,17 @@ class EventDecider:
             TelemetryError: where something is no event.
             Problem: 409, 413, 500 or 503, as `DecisionEngine.submit`.
         """
-        records, is_list = [body], False
-        if body[:1] != b"{":
-            records, is_list = request_body.split(body)
-            request_body.limit(len(records), self._limits.max_batch)
+        records, is_list = request_body.split(body)
+        request_body.limit(len(records), self._limits.max_batch)
         if not is_list:
-            request = DecisionRequest((parse_event(records[0]),), caller)
-            return (await self._decisions.submit(request)).answers[0]
+            return (await self.submit_event(body, caller)).answers[0]
         long = len(records) > INLINE
         events = await asyncio.to_thread(_parse, records) if long else _parse(records)
         return (await self._decisions.submit(DecisionRequest(events, caller))).answers
+
+    def submit_event(self, body: bytes, caller: Caller) -> asyncio.Future[Decided]:
+        """Submit a body that is one event."""
+        return self._decisions.submit(DecisionRequest((parse_event(body),), caller))
 
 
 def _parse(records: list[bytes]) -> list[Event]:
@@ -82,8 +83,10 @@ class FastPathEvents:
             Exception: what `drl_serving.http.problems.as_problem` maps to an answer.
         """
         self._access.require(principal, "decide")
-        decided = await self._decider.decide_body(body, Caller(principal.id, trace.trace_id))
-        return [_JSON], encode_json(decided)
+        caller = Caller(principal.id, trace.trace_id)
+        if body[:1] == b"{":
+            return [_JSON], encode_json((await self._decider.submit_event(body, caller)).answers[0])
+        return [_JSON], encode_json(await self._decider.decide_body(body, caller))
 
 
 class FastPathRows:

@@ -41,6 +41,7 @@ from drl_serving.decisions.state.episode_store import (
     EpisodeStore,
     database_key,
     episode_key,
+    pack_entry,
 )
 from drl_serving.http.problems import Problem
 from drl_serving.models.holder import ModelHolder
@@ -373,8 +374,8 @@ def _decision(
     )
 
 
-def _journal_entry(step: ScoredStep, caller: Caller, rules: Rules) -> JournalEntry:
-    return JournalEntry(
+def _journal_entry(step: ScoredStep, caller: Caller, rules: Rules) -> bytes:
+    entry = JournalEntry(
         at_ms=time.time_ns() // 1_000_000,
         kept=in_share(step.name, rules.decision_log_share, 1),
         principal=caller.principal,
@@ -384,6 +385,7 @@ def _journal_entry(step: ScoredStep, caller: Caller, rules: Rules) -> JournalEnt
         carry=step.before.tolist(),
         decision=step.decision,
     )
+    return pack_entry(entry)
 
 
 def _new_id() -> str:

@@ -81,8 +81,8 @@ class Change(Struct, frozen=True, gc=False):
 
     episodes: Mapping[bytes, Episode]
     """Where episodes stand now, by database key, the least recently used first."""
-    entries: Sequence[JournalEntry] = ()
-    """Of the decisions, in order."""
+    entries: Sequence[bytes] = ()
+    """Of the journal, in order, from `pack_entry`."""
 
 
 _decode: Callable[[bytes], Episode] = msgspec.msgpack.Decoder(Episode).decode
@@ -147,13 +147,12 @@ class EpisodeStore:
         """
         if not any(change.episodes or change.entries for change in changes):
             return [True] * len(changes)
-        journal = [[pack_entry(entry) for entry in change.entries] for change in changes]
         state, is_new = self._state, False
         kept: list[bool] = []
         entries: list[bytes] = []
         with state.env.begin(write=True, db=state.episodes) as writing:
             expired = self._expired()
-            for change, packed in zip(changes, journal, strict=True):
+            for change in changes:
                 for name in change.episodes:
                     if _moved(read[name], writing.get(name), expired):
                         kept.append(False)
@@ -164,7 +163,7 @@ class EpisodeStore:
                         is_new = is_new or before is None
                         old = before.raw if before else writing.get(name)  # one that is expired
                         self._put(writing, name, episode, old)
-                    entries += packed
+                    entries += change.entries
                     kept.append(True)
             if is_new:
                 self._evict(writing)
