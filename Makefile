@@ -18,6 +18,7 @@ TELEMETRY ?=
 ONCE ?=
 PEERS ?=
 COVERAGE ?=
+WORKERS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint docs constraints check-resolution protos properties bench sample clean
@@ -58,13 +59,13 @@ $(VENV)/.docs: $(VENV)/.dev
 demo: $(VENV)/.demo ## telemetry to a decision, everything running (TELEMETRY=PATH, ONCE=1)
 	$(BIN)/drl demo $(if $(TELEMETRY),--telemetry '$(TELEMETRY)') $(if $(filter-out 0,$(ONCE)),--once)
 
-test: $(VENV)/.dev ## the whole suite: lint, types, import rules, tests (COVERAGE=1)
+test: $(VENV)/.dev ## the whole suite: lint, types, import rules, tests (COVERAGE=1, WORKERS=auto)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/zizmor --offline --quiet .github
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(if $(filter-out 0,$(COVERAGE)),--cov --cov-report=term --cov-report=xml:build/coverage.xml)
+	$(BIN)/python -m pytest $(if $(WORKERS),--numprocesses $(WORKERS)) $(if $(filter-out 0,$(COVERAGE)),--cov --cov-report=term --cov-report=xml:build/coverage.xml)
 
 lint: $(VENV)/.dev ## format, lint, types, import rules
 	$(BIN)/ruff format
